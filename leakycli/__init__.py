@@ -1,0 +1,26 @@
+"""Leaky ReLU over arrays on disk: streamed, exact to the bit, inside a memory bound.
+
+`apply`, `verify`, `info` and `plan` work on files (see `leakycli.api`), `leaky_relu` on arrays in memory.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from leakycli._version import __version__
+
+if TYPE_CHECKING:
+    from leakycli.api import Options, apply, info, plan, verify
+    from leakycli.kernel import leaky_relu
+
+__all__ = ["Options", "__version__", "apply", "info", "leaky_relu", "plan", "verify"]
+
+_HOMES = {"leaky_relu": "leakycli.kernel"} | dict.fromkeys(("Options", "apply", "info", "plan", "verify"), "leakycli.api")
+
+
+def __getattr__(name: str) -> Any:
+    # Imported on first use, so that `leakycli --help` does not wait for numpy.
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'leakycli' has no attribute {name!r}")

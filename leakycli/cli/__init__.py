@@ -1,0 +1,112 @@
+"""The command line: parses, calls `leakycli.api`, renders. Entry point `main`; the commands are modules beside this one."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import traceback
+from typing import Any, NoReturn
+
+import click
+
+from leakycli._version import __version__
+from leakycli.cli.signals import Interrupted, deliver_signals
+from leakycli.errors import LeakyError, shown
+
+_COMMANDS = ("apply", "info", "verify")
+
+
+class _Commands(click.Group):
+    """Loads a command's module only when it is used, or listed in the help."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"leakycli.cli.{cmd_name}").command
+        return command
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "LEAKYCLI", "max_content_width": 100},
+    epilog="Exit codes: 0 done; 1 input/output failed; 2 usage; 3 input corrupt or unsupported; 4 the cast lost something; "
+    "5 verify found a difference; 6 some sources of a batch failed; 130, 143, 129 interrupted.",
+)
+@click.version_option(__version__, prog_name="leakycli")
+def cli() -> None:
+    """Leaky ReLU for arrays on disk: y = x where x > 0, alpha * x elsewhere.
+
+    Arrays are streamed in chunks, so they may be far larger than memory. A result appears complete or not at all.
+
+    \b
+      leakycli apply in.npy out.npy              the main job
+      leakycli apply *.npy results/ --alpha 0.1  several, into a folder
+      leakycli verify in.npy out.npy             compute again and compare
+    """
+
+
+def main() -> None:
+    """Run the command line with the process's arguments, and end the process."""
+    sys.exit(_run(sys.argv[1:]))
+
+
+def _run(arguments: list[str]) -> int:
+    """The exit code of the command line with `arguments`; a signal that interrupted it ends the process instead."""
+    state: dict[str, Any] = {"debug": "--debug" in arguments}
+    try:
+        with deliver_signals():
+            result = cli.main(arguments, prog_name="leakycli", standalone_mode=False, obj=state)
+            sys.stdout.flush()
+            return result if isinstance(result, int) else 0
+    except Interrupted as error:
+        _say(f"interrupted by {error.signal.name}; the destination was left as it was")
+        _die(error.signal)
+    except BrokenPipeError:
+        _die(signal.SIGPIPE)
+    except click.UsageError as error:
+        help_for = error.ctx.command_path if error.ctx else "leakycli"
+        _say(f"{error.format_message()} (see '{help_for} --help')")
+        return 2
+    except click.ClickException as error:
+        _say(error.format_message())
+        return 2
+    except LeakyError as error:
+        if state["debug"]:
+            traceback.print_exc()
+        _say(str(error))
+        return error.exit_code
+    except MemoryError:
+        _say("out of memory; give a smaller --memory or fewer --workers")
+        return 1
+    except Exception as error:
+        if state["debug"]:
+            traceback.print_exc()
+        _say(f"a defect of leakycli, please report it: {type(error).__name__}: {error} (--debug shows where)")
+        return 1
+
+
+def _say(message: str) -> None:
+    """One line on standard error; whatever got into the message cannot break it or steer the terminal."""
+    try:
+        sys.stderr.write(f"leakycli: {shown(message)}\n")
+        sys.stderr.flush()
+    except OSError:
+        pass
+
+
+def _die(signum: signal.Signals) -> NoReturn:
+    """End the process by `signum` itself, so that a shell loop around it stops too."""
+    # What standard output still holds cannot be written any more, and must not be tried at exit.
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except OSError:
+        pass
+    signal.signal(signum, signal.SIG_DFL)
+    os.kill(os.getpid(), signum)
+    # Blocked or not delivered yet: the exit code that a shell would show for it.
+    os._exit(128 + signum)

@@ -1,0 +1,121 @@
+"""`leakycli apply`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from leakycli.cli import options as o
+from leakycli.errors import BatchError, LeakyError, UsageError, shown
+
+if TYPE_CHECKING:
+    from leakycli.api import Options
+    from leakycli.jobs import Job
+
+
+@click.command("apply", short_help="Write the leaky ReLU of SOURCE to DEST.")
+@click.argument("sources", nargs=-1, metavar="SOURCE...")
+@click.argument("dest", metavar="DEST")
+@o.stacked(o.alpha, o.dtype, o.nan, o.strict, o.workers, o.memory, o.overwrite, o.verify, o.dry_run, o.report)
+@o.stacked(o.recursive, o.files_from, o.fail_fast, o.progress, o.json, o.quiet, o.debug)
+def command(sources: tuple[str, ...], dest: str, **given: Any) -> int:
+    """Write the leaky ReLU of SOURCE to DEST, and a report beside it (DEST.report.json).
+
+    SOURCE is a .npy file, or '-' for standard input; DEST ends in .npy, or is '-' for standard output. DEST is a folder when it
+    ends in '/', is an existing folder, or there are several sources: each result then keeps its source's name.
+
+    \b
+      leakycli apply a.npy b.npy --alpha 0.1
+      leakycli apply a.npy half.npy --dtype float16 --strict
+      leakycli apply layer*.npy results/
+      producer | leakycli apply - - | consumer
+
+    Each option but --overwrite and --dry-run can be set as LEAKYCLI_APPLY_<OPTION> in the environment.
+    """
+    from leakycli.api import Options
+    from leakycli.jobs import resolve_jobs
+
+    if dest == "-" and given["as_json"]:
+        raise UsageError("--json and the result cannot both go to standard output; name a file for one of them (--report PATH)")
+    sources += _listed(given["files_from"])
+    jobs = resolve_jobs(sources, dest, given["recursive"], into_folder=given["files_from"] is not None)
+    batch = len(jobs) > 1 or given["files_from"] is not None
+    if batch and any(path != "none" for path in given["reports"]):
+        raise UsageError("--report PATH is for one source; in a batch each result has its own DEST.report.json")
+    options = Options(
+        alpha=given["alpha"],
+        dtype=given["dtype"],
+        nan=given["nan"],
+        strict=given["strict"],
+        workers=given["workers"],
+        memory=given["memory"],
+        overwrite=given["overwrite"],
+        verify=given["verify"],
+        reports=given["reports"],
+        command=("leakycli", *sys.argv[1:]),
+    )
+    if given["dry_run"]:
+        return _each(jobs, given, lambda job: _show_plan(job, options, given))
+    return _each(jobs, given, lambda job: _apply(job, options, given, batch))
+
+
+def _listed(path: str | None) -> tuple[str, ...]:
+    if path is None:
+        return ()
+    try:
+        with open(0 if path == "-" else path, errors="surrogateescape") as file:
+            return tuple(line.rstrip("\n") for line in file if line.rstrip("\n"))
+    except OSError as error:
+        raise LeakyError(f"cannot read {shown(path)}: {error.strerror}") from None
+
+
+def _each(jobs: list[Job], given: dict[str, Any], work: Any) -> int:
+    """Do `work` for every job. One job's error is raised; in a batch it is one line, and the others go on."""
+    failed = 0
+    for job in jobs:
+        try:
+            work(job)
+        except LeakyError as error:
+            if len(jobs) == 1:
+                raise
+            failed += 1
+            click.echo(f"leakycli: {shown(str(error))}", err=True)
+            if given["as_json"]:
+                from json import dumps
+
+                click.echo(dumps({"source": shown(job.source), "error": shown(str(error)), "exit_code": error.exit_code}))
+            if given["fail_fast"]:
+                break
+    if failed:
+        raise BatchError(f"{failed} of {len(jobs)} sources failed; the results of the others are complete")
+    return 0
+
+
+def _apply(job: Job, options: Options, given: dict[str, Any], batch: bool) -> None:
+    from leakycli.api import apply
+    from leakycli.cli.progress import observer
+
+    with observer(given["progress"], given["quiet"]) as observe:
+        report = apply(job.source, job.dest, options, observe)
+    if given["as_json"]:
+        click.echo(report.to_json(indent=None))
+    elif not given["quiet"]:
+        from leakycli.report.terminal import render_line, render_report
+
+        stream = sys.stderr if job.dest == "-" else sys.stdout
+        (render_line if batch else render_report)(report, stream)
+
+
+def _show_plan(job: Job, options: Options, given: dict[str, Any]) -> None:
+    from leakycli.api import plan
+    from leakycli.report.terminal import plan_values, render_plan
+
+    planned = plan(job.source, job.dest, options)
+    if given["as_json"]:
+        from json import dumps
+
+        click.echo(dumps(plan_values(job.source, job.dest, planned)))
+    else:
+        render_plan(plan_values(job.source, job.dest, planned), sys.stdout)

@@ -1,0 +1,37 @@
+"""`leakycli info`."""
+
+from __future__ import annotations
+
+import sys
+from json import dumps
+
+import click
+
+from leakycli.cli import options as o
+from leakycli.errors import BatchError, LeakyError, shown
+
+
+@click.command("info", short_help="Show what arrays are in SOURCE.")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@o.stacked(o.json, o.debug)
+def command(sources: tuple[str, ...], as_json: bool) -> None:
+    """Show what arrays are in SOURCE: shape, dtype, memory order, sizes. No elements are read."""
+    from leakycli.api import info
+    from leakycli.report.terminal import info_values, render_info
+
+    failed = 0
+    for source in sources:
+        try:
+            values = info_values(source, *info(source))
+        except LeakyError as error:
+            if len(sources) == 1:
+                raise
+            failed += 1
+            click.echo(f"leakycli: {shown(str(error))}", err=True)
+            continue
+        if as_json:
+            click.echo(dumps(values))
+        else:
+            render_info(values, sys.stdout)
+    if failed:
+        raise BatchError(f"{failed} of {len(sources)} sources could not be read")

@@ -1,0 +1,102 @@
+"""Every option, declared once; commands stack the ones they take.
+
+--alpha --dtype --nan            the function          apply, verify
+--strict                         what may be lost      apply
+--workers --memory               how large             apply, verify
+--overwrite --verify --dry-run   publishing            apply
+--report                         further reports       apply
+--recursive --files-from --fail-fast   batches         apply
+--progress --json --quiet --debug      what is shown   apply, verify; info: --json --debug
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+Decorator = Callable[[F], F]
+
+#: As in leakycli.rule, which would bring numpy along; a test compares them.
+DTYPES = ("float16", "float32", "float64", "int32", "int64")
+
+
+class _Size(click.ParamType):
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from leakycli.plan import parse_size
+
+        try:
+            return value if isinstance(value, int) else parse_size(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+class _Finite(click.ParamType):
+    name = "A"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            number = float(value)
+        except ValueError:
+            self.fail(f"{value!r} is no number", param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not finite", param, ctx)
+        return number
+
+
+alpha = click.option("--alpha", type=_Finite(), default=0.2, show_default=True, help="Slope for x <= 0; any finite number.")
+dtype = click.option("--dtype", type=click.Choice(DTYPES), help="Type of the result. [default: that of floats, float32 for integers]")
+nan = click.option("--nan", type=int, metavar="N", help="What NaN becomes in an integer --dtype; without it NaN fails the run.")
+strict = click.option("--strict", is_flag=True, help="Write nothing if a value overflows or is clipped in --dtype.")
+workers = click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Threads. [default: as many as may run at once]")
+memory = click.option("--memory", type=_Size(), metavar="SIZE", help="Bound on the process's peak memory, as in 256M. [default: 512M]")
+overwrite = click.option(
+    "--overwrite", is_flag=True, allow_from_autoenv=False, help="Replace DEST if it exists; the old one stays until the new is complete."
+)
+verify = click.option("--verify", is_flag=True, help="Read the result back and compare it before it is published.")
+dry_run = click.option("--dry-run", is_flag=True, allow_from_autoenv=False, help="Check everything, show the plan, write nothing.")
+report = click.option(
+    "--report",
+    "reports",
+    multiple=True,
+    metavar="PATH|none",
+    help="A further report (.json); may be repeated. 'none' leaves out DEST.report.json.",
+)
+recursive = click.option("--recursive", "-r", is_flag=True, help="Take the arrays in folders, and make the same tree in DEST.")
+files_from = click.option(
+    "--files-from", metavar="FILE", help="Read more SOURCEs from FILE, one a line ('-': standard input). DEST is then a folder."
+)
+fail_fast = click.option("--fail-fast", is_flag=True, help="Stop a batch at the first source that fails.")
+progress = click.option(
+    "--progress",
+    type=click.Choice(["auto", "bar", "plain", "json", "none"]),
+    default="auto",
+    show_default=True,
+    help="Progress on standard error; auto: a bar on a terminal.",
+)
+json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, one line a source.")
+quiet = click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
+
+
+def _set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.ensure_object(dict)["debug"] = True
+
+
+debug = click.option("--debug", is_flag=True, expose_value=False, callback=_set_debug, help="Show a traceback with an error.")
+
+
+def stacked(*options: Decorator[Any]) -> Decorator[F]:
+    """One decorator for several options, listed in the help in the order given."""
+
+    def decorate(function: F) -> F:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate

@@ -1,0 +1,44 @@
+"""`leakycli verify`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from leakycli.cli import options as o
+from leakycli.errors import DifferenceError
+
+
+@click.command("verify", short_help="Compute SOURCE again and compare DEST bit for bit.")
+@click.argument("source", metavar="SOURCE")
+@click.argument("dest", metavar="DEST")
+@o.stacked(o.alpha, o.dtype, o.nan, o.workers, o.memory, o.progress, o.json, o.quiet, o.debug)
+@click.pass_context
+def command(ctx: click.Context, /, source: str, dest: str, **given: Any) -> None:
+    """Compute the leaky ReLU of SOURCE again and compare DEST with it bit for bit (NaN equals NaN). Exit code 5: they differ.
+
+    The parameters are those in DEST.report.json where that report is of this very DEST, unless given here; else the defaults.
+    """
+    from leakycli.api import Options, recorded_parameters, verify
+    from leakycli.cli.progress import observer
+    from leakycli.report.terminal import comparison_values
+
+    parameters = {name: given[name] for name in ("alpha", "dtype", "nan")}
+    recorded = recorded_parameters(dest) or {}
+    for name in parameters:
+        if name in recorded and ctx.get_parameter_source(name) is ParameterSource.DEFAULT:
+            parameters[name] = recorded[name]
+    options = Options(workers=given["workers"], memory=given["memory"], **parameters)
+    with observer(given["progress"], given["quiet"]) as observe:
+        comparison = verify(source, dest, options, observe)
+    if given["as_json"]:
+        from json import dumps
+
+        click.echo(dumps(comparison_values(comparison)))
+    elif not given["quiet"] and comparison.equal:
+        said = ", ".join(f"{name} {value}" for name, value in parameters.items() if value is not None)
+        click.echo(f"{comparison.message()} ({said}{', as its report says' if recorded else ''})")
+    if not comparison.equal:
+        raise DifferenceError(comparison.message())

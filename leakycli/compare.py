@@ -1,0 +1,100 @@
+"""Compare a destination with what its source gives, bit for bit; NaN equals NaN."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leakycli.regions import Span
+from leakycli.storage.base import ArrayInfo, Reader
+from leakycli.summary import Number
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How two arrays differ: the number of differing elements, the first one's flat position and values, the largest differences.
+
+    max_abs is infinite where a NaN or an infinity stands against something else. max_ulp counts the representable numbers between.
+    """
+
+    count: int
+    position: int
+    expected: Number
+    found: Number
+    max_abs: Number
+    max_ulp: int
+
+    def merge(self, later: Difference) -> Difference:
+        """Both together, `later` having later positions."""
+        return Difference(
+            self.count + later.count,
+            self.position,
+            self.expected,
+            self.found,
+            max(self.max_abs, later.max_abs),
+            max(self.max_ulp, later.max_ulp),
+        )
+
+
+def difference(expected: Array, found: Array, start: int = 0) -> Difference | None:
+    """How `found` differs from `expected` (1-D, native byte order, one dtype); None where it does not. start: flat index of the first."""
+    bits = np.dtype(f"u{expected.itemsize}")
+    differs = expected.view(bits) != found.view(bits)
+    if expected.dtype.kind == "f" and differs.any():
+        differs &= ~(np.isnan(expected) & np.isnan(found))
+    first = int(differs.argmax()) if differs.size else 0
+    if not differs.size or not differs[first]:
+        return None
+    a, b = expected[differs], found[differs]
+    ulp = _ulps(a.view(bits).astype(np.uint64), b.view(bits).astype(np.uint64), 8 * expected.itemsize, expected.dtype.kind)
+    largest: Number = int(ulp.max())
+    if expected.dtype.kind == "f":
+        with np.errstate(all="ignore"):
+            gaps = np.abs(a.astype(np.float64) - b.astype(np.float64))
+        largest = float(np.where(np.isnan(gaps), np.inf, gaps).max())
+    return Difference(int(np.count_nonzero(differs)), start + first, expected[first].item(), found[first].item(), largest, int(ulp.max()))
+
+
+def _ulps(a: NDArray[np.uint64], b: NDArray[np.uint64], bits: int, kind: str) -> NDArray[np.uint64]:
+    """Steps between bit patterns: floats are sign and magnitude, so that their steps add up across zero; integers are two's complement."""
+    sign = np.uint64(1 << (bits - 1))
+    if kind != "f":
+        if kind == "i":
+            a, b = a ^ sign, b ^ sign
+        return np.maximum(a, b) - np.minimum(a, b)
+    below = sign - np.uint64(1)
+    size_a, size_b = a & below, b & below
+    apart = np.maximum(size_a, size_b) - np.minimum(size_a, size_b)
+    return np.where((a ^ b) & sign, size_a + size_b, apart)
+
+
+class ComparingWriter:
+    """A `Writer` that writes nothing: it compares what it is given with what a `Reader` finds. Afterwards `result` says how they differ."""
+
+    sequential = True
+
+    def __init__(self, info: ArrayInfo, reader: Reader) -> None:
+        self.info = info
+        self.result: Difference | None = None
+        self._reader = reader
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.info, self._reader)
+
+    def write(self, span: Span, y: Array) -> Difference | None:
+        found = self._reader.read(span, np.empty(y.nbytes, np.uint8))
+        native = y.dtype.newbyteorder("=")
+        return difference(y.astype(native, copy=False), found.astype(native, copy=False), span.start)
+
+    def commit(self, payloads: list[Any]) -> None:
+        for payload in payloads:
+            if payload is not None:
+                self.result = payload if self.result is None else self.result.merge(payload)
+
+    def close(self) -> None:
+        self._reader.close()

@@ -1,0 +1,72 @@
+"""The errors of leakycli, each with the exit code the command line ends with.
+
+Every error that a user can meet derives from `LeakyError` and from the builtin that a library user would expect. Its text is one
+line: what is wrong, where, and what to do. Anything else that escapes is a defect of leakycli.
+"""
+
+from __future__ import annotations
+
+import os
+
+
+class LeakyError(Exception):
+    """Base of all errors of leakycli; `exit_code` is the command line's exit code for it."""
+
+    exit_code = 1
+
+
+class StorageError(LeakyError, OSError):
+    """Reading, writing or publishing failed: permission, no space, a file that vanished."""
+
+    exit_code = 1
+
+
+class SourceChangedError(StorageError):
+    """The source was changed by someone else while it was read."""
+
+
+class UsageError(LeakyError, ValueError):
+    """The call cannot be carried out as it was given: options, paths, an existing DEST, a memory bound too small."""
+
+    exit_code = 2
+
+
+class CorruptError(LeakyError, ValueError):
+    """The input is not what it claims to be: truncated, malformed, not of its format."""
+
+    exit_code = 3
+
+
+class UnsupportedError(LeakyError, TypeError):
+    """The input is sound, but of a kind that has no leaky ReLU here."""
+
+    exit_code = 3
+
+
+class LossError(LeakyError, ArithmeticError):
+    """The cast lost something that the user did not allow: NaN to an integer, or any loss under `strict`."""
+
+    exit_code = 4
+
+
+class DifferenceError(LeakyError, ArithmeticError):
+    """`verify` found a destination that is not what its source gives."""
+
+    exit_code = 5
+
+
+class BatchError(LeakyError):
+    """Some sources of a batch failed; the others are done."""
+
+    exit_code = 6
+
+
+def shown(name: str | os.PathLike[str]) -> str:
+    """`name` as it can be printed: control characters, surrogates and other unprintables as escapes."""
+    text = os.fspath(name)
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def storage_error(error: OSError, path: str | os.PathLike[str], doing: str) -> StorageError:
+    """The system's `error` as one line that names `path` and what was being done, as in "cannot read"."""
+    return StorageError(f"{doing} {shown(path)}: {error.strerror or error}")

@@ -1,0 +1,43 @@
+"""What runs the tasks: a `concurrent.futures.Executor`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
+from typing import Any, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class InlineExecutor(Executor):
+    """Runs each task in the calling thread, at once: for work too small to be worth a thread."""
+
+    def __init__(self) -> None:
+        self._down = False
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        if self._down:
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        future: Future[Any] = Future()
+        future.set_running_or_notify_cancel()
+        try:
+            result = fn(*args, **kwargs)
+        # An interrupt is for the caller; an error is for whoever asks for the result.
+        except Exception as error:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+        return future
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self._down = True
+
+
+def local_executor(workers: int, tasks: int) -> Executor:
+    """Threads for `workers`, or the calling thread where there is nothing to do at once."""
+    if workers <= 1 or tasks <= 1:
+        return InlineExecutor()
+    from concurrent.futures import ThreadPoolExecutor
+
+    return ThreadPoolExecutor(workers, thread_name_prefix="leakycli")

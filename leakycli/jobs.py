@@ -1,0 +1,83 @@
+"""Which source goes where: the rules of `cp` for several sources, folders and a destination folder. Paths only; no array is opened."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from leakycli.errors import StorageError, UsageError, shown, storage_error
+from leakycli.storage import SUFFIXES, is_stream
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One source and its destination."""
+
+    source: str
+    dest: str
+
+
+def resolve_jobs(sources: Iterable[str], dest: str, recursive: bool = False, into_folder: bool = False) -> list[Job]:
+    """The jobs of `apply SOURCE... DEST`, in the order given (folders in sorted order).
+
+    DEST is a folder when it ends in "/", is an existing folder, when there are several sources, or `into_folder` says so. With
+    `recursive`, a source that is a folder stands for the array files in it, and its tree is made again under DEST as `cp -r` does.
+    Raises UsageError (two sources for one destination, a folder without recursive) or StorageError (no such folder).
+    """
+    sources = list(sources)
+    if not sources:
+        raise UsageError("no sources were given")
+    if dest == "-":
+        if len(sources) > 1:
+            raise UsageError("several sources cannot go to standard output; name a folder")
+        return [Job(sources[0], dest)]
+    folder = into_folder or dest.endswith("/") or os.path.isdir(dest) or len(sources) > 1
+    copies_tree = recursive and any(os.path.isdir(source) for source in sources)
+    if folder and not os.path.isdir(dest) and not (copies_tree and len(sources) == 1 and not os.path.lexists(dest)):
+        if os.path.lexists(dest):
+            raise UsageError(f"{shown(dest)}: is no folder, and several results need one")
+        raise StorageError(f"{shown(dest)}: this folder does not exist; create it first")
+    jobs: list[Job] = []
+    for source in sources:
+        if os.path.isdir(source):
+            jobs += _tree(source, dest, recursive)
+        elif folder or copies_tree:
+            if is_stream(source):
+                raise UsageError(f"{shown(source)}: a stream has no name to go by in a folder; name the destination file")
+            jobs.append(Job(source, os.path.join(dest, os.path.basename(source))))
+        else:
+            jobs.append(Job(source, dest))
+    _refuse_collisions(jobs)
+    return jobs
+
+
+def _tree(source: str, dest: str, recursive: bool) -> Iterator[Job]:
+    if not recursive:
+        raise UsageError(f"{shown(source)}: is a folder; give --recursive for the arrays in it")
+    inner, outer = os.path.realpath(dest), os.path.realpath(source)
+    if os.path.commonpath([inner, outer]) == outer:
+        raise UsageError(f"{shown(dest)}: lies inside the source {shown(source)}; choose a folder outside")
+    base = os.path.join(dest, os.path.basename(outer)) if os.path.isdir(dest) else dest
+
+    def fail(error: OSError) -> None:
+        raise storage_error(error, error.filename or source, "cannot read")
+
+    found = False
+    for folder, subfolders, files in os.walk(source, onerror=fail):
+        subfolders.sort()
+        for name in sorted(files):
+            if name.lower().endswith(SUFFIXES):
+                found = True
+                relative = os.path.relpath(os.path.join(folder, name), source)
+                yield Job(os.path.join(folder, name), os.path.join(base, relative))
+    if not found:
+        raise UsageError(f"{shown(source)}: holds no array files ({', '.join(SUFFIXES)})")
+
+
+def _refuse_collisions(jobs: list[Job]) -> None:
+    taken: dict[str, str] = {}
+    for job in jobs:
+        other = taken.setdefault(os.path.normpath(job.dest), job.source)
+        if other is not job.source:
+            raise UsageError(f"{shown(other)} and {shown(job.source)} would both become {shown(job.dest)}; nothing was written")

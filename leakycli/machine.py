@@ -1,0 +1,98 @@
+"""What this machine gives the process: processors, memory, and how much it has used. Linux's cgroup limits (v1 and v2) count."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def cpus() -> int:
+    """How many processors the process may use at once: its affinity, or its cgroup's quota (rounded up) where that is less."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for folder in _cgroup_folders("cpu"):
+        quota, period = _words(folder / "cpu.max"), "100000"
+        if not quota:
+            quota, period = _words(folder / "cpu.cfs_quota_us"), (_words(folder / "cpu.cfs_period_us") or [period])[0]
+        elif len(quota) == 2:
+            period = quota[1]
+        if quota and quota[0].isdigit() and int(period) > 0:
+            allowed = min(allowed, -(-int(quota[0]) // int(period)))
+    return max(allowed, 1)
+
+
+def memory_available() -> int | None:
+    """Bytes the process could still take without pushing others out; None where the system does not say."""
+    found: list[int] = []
+    for line in _lines(Path("/proc/meminfo")):
+        if line.startswith("MemAvailable:"):
+            found.append(int(line.split()[1]) * 1024)
+    for folder in _cgroup_folders("memory"):
+        limit = _words(folder / "memory.max") or _words(folder / "memory.limit_in_bytes")
+        used = _words(folder / "memory.current") or _words(folder / "memory.usage_in_bytes")
+        if limit and used and limit[0].isdigit():
+            # The page cache counts as used but gives way.
+            cache = sum(
+                int(line.split()[1]) for line in _lines(folder / "memory.stat") if line.startswith(("inactive_file ", "active_file "))
+            )
+            found.append(max(int(limit[0]) - int(used[0]) + cache, 0))
+    if not found and hasattr(os, "sysconf"):
+        try:
+            return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+        except (ValueError, OSError):
+            return None
+    return min(found, default=None)
+
+
+def resident() -> int:
+    """Bytes of resident memory now (the peak so far where the system tells only that)."""
+    return _status("VmRSS:") or _max_rss()
+
+
+def peak_resident() -> int:
+    """Bytes of resident memory at the process's peak."""
+    # Not ru_maxrss on Linux: it survives exec, so that the child of a large parent reports the parent's peak.
+    return _status("VmHWM:") or _max_rss()
+
+
+def _status(field: str) -> int:
+    for line in _lines(Path("/proc/self/status")):
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _max_rss() -> int:
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _cgroup_folders(controller: str) -> Iterator[Path]:
+    """The process's cgroup and its parents, for `controller`, as far as they can be seen."""
+    root = Path("/sys/fs/cgroup")
+    for line in _lines(Path("/proc/self/cgroup")):
+        number, controllers, path = line.rstrip("\n").split(":", 2)
+        if number == "0":
+            mount = root
+        elif controller in controllers.split(","):
+            mount = root / controller
+        else:
+            continue
+        folder = mount / path.lstrip("/")
+        yield folder
+        # Inside a container the path may be the host's: the mount itself is then the process's own.
+        yield from (parent for parent in folder.parents if parent.is_relative_to(mount))
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines(keepends=True)
+    except OSError:
+        return []
+
+
+def _words(path: Path) -> list[str]:
+    return " ".join(_lines(path)).split()

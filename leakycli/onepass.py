@@ -1,0 +1,140 @@
+"""One pass over a unit of an array: transform it and take the summaries of input and output while both are in the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leakycli.kernel import PIECE, TABLE_FROM, Counts, Kernel, NanError, Table, losses
+from leakycli.rule import Losses, Rule
+from leakycli.summary import Histogram, PatternSummary, Summary, summarise
+
+Array = NDArray[Any]
+
+#: Arrays of up to this many elements have all of them in their histogram, larger ones every `STRIDE`-th of the flat index. A prime, so
+#: that the sample does not keep to one channel of a channels-last array.
+SAMPLE_ALL = 1 << 20
+STRIDE = 31
+
+
+def by_table(rule: Rule, size: int) -> bool:
+    """Whether an array of `size` elements goes by `Table`; fixed by the array, never by how it is cut up."""
+    return rule.source.itemsize <= 2 and size >= TABLE_FROM
+
+
+def sample_stride(rule: Rule, size: int) -> int:
+    """Every how manieth element of an array's flat index is in its histogram."""
+    return 1 if size <= SAMPLE_ALL or by_table(rule, size) else STRIDE
+
+
+def scratch_bytes(rule: Rule, size: int) -> int:
+    """Bytes that `OnePass` for an array of `size` elements takes at most, temporaries of its libraries' calls included."""
+    widest = 8
+    if by_table(rule, size):
+        patterns = 1 << 8 * rule.source.itemsize
+        # The table and its flags; values, float64 and flags for each of two summaries; counts of piece, unit and region with the sums.
+        return PIECE * (rule.source.itemsize + widest) + patterns * (6 + 2 * (2 * widest + 8) + 8 * widest)
+    # Kernel: x, y, mask and what an integer output compares; summaries: mask, float64, a copy of the finite ones and their mask.
+    piece = min(PIECE, max(size, 1))
+    histograms = 4 * widest * (1 << 14) * 2
+    return piece * (2 * widest + 8 * widest + 2 * widest + 4) + histograms
+
+
+@dataclass(frozen=True, slots=True)
+class UnitResult:
+    """What one unit gave."""
+
+    before: Summary
+    after: Summary
+    losses: Losses
+
+
+class OnePass:
+    """A rule, made ready for units of one array of `size` elements. Holds scratch memory: one per thread.
+
+    Call it unit after unit; the histograms of all units since the last `take_histograms` add up.
+    """
+
+    def __init__(self, rule: Rule, size: int) -> None:
+        self._rule = rule
+        self._stride = sample_stride(rule, size)
+        piece = min(PIECE, max(size, 1))
+        self._native = np.empty(piece, rule.source)
+        self._table = Table(rule) if by_table(rule, size) else None
+        if self._table is not None:
+            self._before, self._after = PatternSummary(self._table.x), PatternSummary(self._table.y)
+            self._seen = np.zeros(self._table.x.size, np.int64)
+        else:
+            self._kernel = Kernel(rule, piece)
+            self._mask, self._wide = np.empty(piece, np.bool_), np.empty(piece, np.float64)
+        self._histograms = Histogram(rule.source), Histogram(rule.dtype)
+
+    def __call__(self, x: Array, y: Array, start: int) -> UnitResult:
+        """Transform the unit `x` into `y`; both 1-D and contiguous, in any byte order, not the same memory. start: the unit's flat index.
+
+        Raises NanError with the position in `x` where a NaN has no integer.
+        """
+        with np.errstate(all="ignore"):
+            if self._table is not None:
+                return self._by_table(self._table, x, y)
+            result = self._by_kernel(x, y)
+            sample = slice(-start % self._stride, None, self._stride)
+            for histogram, values in zip(self._histograms, (x, y), strict=True):
+                sampled = values[sample]
+                histogram.add(sampled.astype(sampled.dtype.newbyteorder("="), copy=False))
+            return result
+
+    def take_histograms(self) -> tuple[Histogram, Histogram]:
+        """The histograms (before, after) since the last time."""
+        before, after = self._histograms
+        if self._table is not None:
+            before.add(self._table.x, self._seen)
+            after.add(self._table.y, self._seen)
+            self._seen[:] = 0
+        self._histograms = Histogram(self._rule.source), Histogram(self._rule.dtype)
+        return before, after
+
+    def _pieces(self, x: Array, y: Array) -> Iterator[tuple[int, Array, Array]]:
+        """(position, native piece of x, native piece of y to be filled) and, after each, y's bytes swapped where y's order asks."""
+        swap = not y.dtype.isnative
+        for at in range(0, x.size, PIECE):
+            px, py = x[at : at + PIECE], y[at : at + PIECE]
+            if not px.dtype.isnative:
+                native = self._native[: px.size]
+                np.copyto(native, px)
+                px = native
+            yield at, px, py.view(self._rule.dtype)
+            if swap:
+                py.view(self._rule.dtype).byteswap(inplace=True)
+
+    def _by_kernel(self, x: Array, y: Array) -> UnitResult:
+        before = after = Summary()
+        clipped = replaced = 0
+        for at, px, py in self._pieces(x, y):
+            try:
+                lost = self._kernel(px, py)
+            except NanError as error:
+                raise NanError(at + error.position) from None
+            clipped, replaced = clipped + lost[0], replaced + lost[1]
+            before = before.merge(summarise(px, self._mask, self._wide))
+            after = after.merge(summarise(py, self._mask, self._wide))
+        lost_in_all = losses(self._rule, _counts(before), _counts(after), clipped, replaced)
+        return UnitResult(before, after, lost_in_all)
+
+    def _by_table(self, table: Table, x: Array, y: Array) -> UnitResult:
+        occurrences = np.zeros_like(self._seen)
+        for at, px, py in self._pieces(x, y):
+            try:
+                occurrences += table(px, py)
+            except NanError as error:
+                raise NanError(at + error.position) from None
+        self._seen += occurrences
+        return UnitResult(self._before.summarise(occurrences), self._after.summarise(occurrences), table.losses(occurrences))
+
+
+def _counts(summary: Summary) -> Counts:
+    return Counts(summary.zero, summary.posinf, summary.neginf)

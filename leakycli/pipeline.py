@@ -1,0 +1,143 @@
+"""Run a plan: regions in flight on an executor, never more than the window; results folded in plan order; the first error cancels."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, wait
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leakycli.errors import LossError
+from leakycli.kernel import NanError
+from leakycli.onepass import OnePass, UnitResult
+from leakycli.plan import ArrayPlan, window
+from leakycli.regions import Span
+from leakycli.rule import Losses, Rule
+from leakycli.storage.base import Reader, Writer
+from leakycli.summary import Histogram, Summary
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RegionResult:
+    """What one task gave: the results of its units in order, its histograms (before, after), what the writer is to commit."""
+
+    units: tuple[UnitResult, ...]
+    histograms: tuple[Histogram, Histogram]
+    payloads: tuple[Any, ...]
+
+
+@dataclass(slots=True)
+class ArrayResult:
+    """What is known of an array after its last region."""
+
+    before: Summary
+    after: Summary
+    losses: Losses
+    histogram_before: Histogram
+    histogram_after: Histogram
+
+    def fold(self, result: RegionResult) -> None:
+        """Take in the next region, in plan order. Unit by unit, so that how units were joined into regions leaves no trace."""
+        for unit in result.units:
+            self.before = self.before.merge(unit.before)
+            self.after = self.after.merge(unit.after)
+            self.losses += unit.losses
+        self.histogram_before.merge(result.histograms[0])
+        self.histogram_after.merge(result.histograms[1])
+
+
+class RegionTask:
+    """Reads, transforms and writes one region. Picklable; each thread that runs it keeps buffers of its own in it."""
+
+    def __init__(self, plan: ArrayPlan, rule: Rule, reader: Reader, writer: Writer) -> None:
+        self._parts = plan, rule, reader, writer
+        self._local = threading.local()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._parts
+
+    def __call__(self, region: Span, fetched: Array | None) -> RegionResult:
+        """Raises LossError, naming the element, where a NaN has no integer; else what reader and writer raise."""
+        plan, rule, reader, writer = self._parts
+        one_pass, buffer, y = self._buffers()
+        units, payloads = [], []
+        for span in plan.units(region):
+            if fetched is not None:
+                buffer = fetched[(span.start - region.start) * plan.itemsize_in :]
+            try:
+                x = reader.read(span, buffer)
+                units.append(one_pass(x, y[: span.size], span.start))
+            except NanError as error:
+                raise LossError(_nan_message(reader, rule, span.start + error.position)) from None
+            payloads.append(writer.write(span, y[: span.size]))
+        return RegionResult(tuple(units), one_pass.take_histograms(), tuple(payloads))
+
+    def _buffers(self) -> tuple[OnePass, Array, Array]:
+        plan, rule, reader, writer = self._parts
+        if not hasattr(self._local, "buffers"):
+            unit = min(plan.unit, plan.size)
+            buffer = np.empty(0 if reader.sequential else unit * plan.itemsize_in, np.uint8)
+            self._local.buffers = OnePass(rule, plan.size), buffer, np.empty(unit, writer.info.dtype)
+        buffers: tuple[OnePass, Array, Array] = self._local.buffers
+        return buffers
+
+
+def _nan_message(reader: Reader, rule: Rule, position: int) -> str:
+    index = ", ".join(map(str, reader.info.index(position)))
+    name = f"array {reader.info.name!r}: " if reader.info.name else ""
+    return f"{name}NaN at index [{index}] has no value in {rule.dtype.name}; say what it becomes (--nan N) or choose a floating dtype"
+
+
+def run(
+    plan: ArrayPlan,
+    rule: Rule,
+    ends: tuple[Reader, Writer],
+    executor: Executor,
+    workers: int,
+    done: Callable[[Span], None],
+) -> ArrayResult:
+    """Transform one array from the reader to the writer (`ends`), calling `done` after each region in plan order.
+
+    Raises the error of the first region, in plan order, that has one; the regions after it are cancelled, and none is running any
+    more when this returns or raises.
+    """
+    reader, writer = ends
+    task = RegionTask(plan, rule, reader, writer)
+    result = ArrayResult(Summary(), Summary(), Losses(), Histogram(rule.source), Histogram(rule.dtype))
+    pending: deque[tuple[Span, Array | None, Future[RegionResult]]] = deque()
+    spare: list[Array] = []
+
+    def take_oldest() -> None:
+        region, fetched, future = pending[0]
+        region_result = future.result()
+        writer.commit(list(region_result.payloads))
+        result.fold(region_result)
+        pending.popleft()
+        if fetched is not None:
+            spare.append(fetched)
+        done(region)
+
+    try:
+        for region in plan.regions():
+            if len(pending) >= window(workers):
+                take_oldest()
+            fetched = None
+            if reader.sequential:
+                size = region.size * plan.itemsize_in
+                # The last region may be shorter than the buffers that wait to be used again.
+                fetched = (spare.pop() if spare else np.empty(size, np.uint8))[:size]
+                reader.fetch(region, fetched)
+            pending.append((region, fetched, executor.submit(task, region, fetched)))
+        while pending:
+            take_oldest()
+    finally:
+        futures = [future for _, _, future in pending]
+        wait([future for future in futures if not future.cancel()])
+    return result

@@ -1,0 +1,188 @@
+"""Publishing on a file system: work under a temporary name beside the destination, and make it real in one step.
+
+    DEST.partial           what is being written
+    DEST.partial.journal   the lock: held (flock) while a run works on DEST, so that a killed run holds none
+
+A run that fails or is interrupted leaves nothing under DEST's name that was not there before. Without `overwrite` the last step
+refuses to replace anything, however it came to be there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import stat
+import sys
+from types import TracebackType
+
+from leakycli.errors import LeakyError, StorageError, UsageError, shown, storage_error
+
+#: linux/fs.h and sys/stdio.h (macOS)
+_RENAME_NOREPLACE = 1
+_RENAME_EXCL = 4
+_AT_FDCWD = -100
+
+
+class Publication:
+    """The one run that may work on a destination, from its lock to the moment the destination becomes real.
+
+    Used as a context manager: entering takes the lock, leaving without `publish` removes all that was written.
+    """
+
+    def __init__(self, dest: str, overwrite: bool = False) -> None:
+        """dest: a path that is no link (see `resolve`). Raises UsageError where the destination may not be written."""
+        self.dest = dest
+        self.partial = dest + ".partial"
+        self._journal = dest + ".partial.journal"
+        self._overwrite = overwrite
+        self._lock = -1
+        self._companions: list[tuple[str, str]] = []
+        check_destination(dest, overwrite)
+
+    def touched(self) -> tuple[str, ...]:
+        """Every path that the run writes or removes."""
+        return self.dest, self.partial, self._journal, *(path for pair in self._companions for path in pair)
+
+    def companion(self, final: str) -> str:
+        """A temporary name for a file that is to be published as `final` right after the destination, as the report is."""
+        temporary = final + ".partial"
+        self._companions.append((temporary, final))
+        return temporary
+
+    def __enter__(self) -> Publication:
+        try:
+            self._lock = self._take_lock()
+            # What a killed run left. The lock says that it is nobody's.
+            remove(self.partial)
+        except OSError as error:
+            if isinstance(error, LeakyError):
+                raise
+            raise storage_error(error, self.dest, "cannot write") from None
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for path in (self.partial, *(temporary for temporary, _ in self._companions), self._journal):
+            remove(path)
+        # Last: whoever waits for the lock must find nothing of this run.
+        os.close(self._lock)
+
+    def publish(self) -> None:
+        """Make the destination real, then its companions."""
+        try:
+            if self._overwrite:
+                keep_mode(self.partial, self.dest)
+                os.replace(self.partial, self.dest)
+            else:
+                rename_new(self.partial, self.dest)
+        except FileExistsError:
+            raise UsageError(f"{shown(self.dest)}: appeared while this run worked; it was left as it is (--overwrite)") from None
+        except OSError as error:
+            raise storage_error(error, self.dest, "cannot publish") from None
+        for temporary, final in self._companions:
+            try:
+                os.replace(temporary, final)
+            except OSError as error:
+                raise storage_error(error, final, f"{shown(self.dest)} is done, but cannot write") from None
+
+    def _take_lock(self) -> int:
+        while True:
+            fd = os.open(self._journal, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # The run that held it may have removed it between the two calls: then this is a lock on nothing.
+                if os.path.samestat(os.fstat(fd), os.stat(self._journal)):
+                    return fd
+            except FileNotFoundError:
+                pass
+            except BlockingIOError:
+                os.close(fd)
+                raise UsageError(f"{shown(self.dest)}: another run is writing it; wait for it or choose another name") from None
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)
+
+
+def resolve(dest: str) -> str:
+    """`dest` with its symbolic links followed: what is replaced is what they point to, the links stay."""
+    return os.path.realpath(dest) if os.path.islink(dest) else dest
+
+
+def check_destination(dest: str, overwrite: bool) -> None:
+    """Raise UsageError or StorageError where `dest` is there and may not be replaced, or has no folder to be in."""
+    folder = os.path.dirname(dest) or "."
+    try:
+        found = os.lstat(dest)
+    except FileNotFoundError:
+        if not os.path.isdir(folder):
+            raise StorageError(f"{shown(dest)}: the folder {shown(folder)} does not exist; create it first") from None
+        return
+    except OSError as error:
+        raise storage_error(error, dest, "cannot write") from None
+    if not stat.S_ISREG(found.st_mode):
+        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "no regular file"
+        raise UsageError(f"{shown(dest)}: is {kind}; it is not replaced, with or without --overwrite")
+    if not overwrite:
+        raise UsageError(f"{shown(dest)}: exists; give --overwrite to replace it")
+
+
+def check_distinct(source: str, written: str) -> None:
+    """Raise UsageError where `written`, a path that a run writes or removes, is the file `source`, by whatever path or link."""
+    try:
+        same = os.path.samefile(source, written)
+    except OSError:
+        same = os.path.realpath(source) == os.path.realpath(written)
+    if same:
+        raise UsageError(f"{shown(written)}: is the source itself ({shown(source)}); a source is never written to")
+
+
+def check_space(dest: str, needed: int) -> None:
+    """Raise StorageError, naming both numbers, where the file system of `dest` has less than `needed` bytes free."""
+    folder = os.path.dirname(dest) or "."
+    found = os.statvfs(folder)
+    free = found.f_bavail * found.f_frsize
+    if free < needed:
+        raise StorageError(
+            f"{shown(dest)}: no space: {needed} bytes are needed, {free} are free in {shown(folder)}; make room and run again"
+        )
+
+
+def rename_new(old: str, new: str) -> None:
+    """Rename `old` to `new`, which must not exist, in one step. Raises FileExistsError, OSError."""
+    code = _rename_flagged(old, new)
+    if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+        # No such call here, or not on this file system: a second name, then one less. Both fail where `new` exists.
+        os.link(old, new)
+        os.unlink(old)
+    elif code:
+        raise OSError(code, os.strerror(code), new)
+
+
+def _rename_flagged(old: str, new: str) -> int:
+    """The system's rename that does not replace; returns errno, 0 for success."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if sys.platform == "darwin" and hasattr(libc, "renamex_np"):
+        failed = libc.renamex_np(os.fsencode(old), os.fsencode(new), ctypes.c_uint(_RENAME_EXCL))
+    elif hasattr(libc, "renameat2"):
+        failed = libc.renameat2(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), ctypes.c_uint(_RENAME_NOREPLACE))
+    else:
+        return errno.ENOSYS
+    return ctypes.get_errno() if failed else 0
+
+
+def keep_mode(path: str, like: str) -> None:
+    """Give `path` the permissions of the file `like` that it is about to replace, where there is one."""
+    try:
+        os.chmod(path, stat.S_IMODE(os.stat(like).st_mode))
+    except FileNotFoundError:
+        pass
+
+
+def remove(path: str) -> None:
+    """Remove a file of our own if it is there; what cannot be removed is left."""
+    try:
+        os.unlink(path)
+    except OSError:
+        pass

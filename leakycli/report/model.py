@@ -1,0 +1,157 @@
+"""`Report`: the one result object of a run, and its JSON form.
+
+The JSON is strict (RFC 8259): numbers that are not finite are the strings "NaN", "Infinity" and "-Infinity". `schema_version` rises when
+a reader of an older version could misread a newer one; fields may be added without that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from leakycli.rule import Losses
+from leakycli.summary import Histogram, Number, Summary
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """An array in numbers, see `summary.Summary`; mean and std (ddof 0) are over the finite elements, None where there are none."""
+
+    count: int
+    negative: int
+    zero: int
+    positive: int
+    nan: int
+    neginf: int
+    posinf: int
+    min: Number | None
+    max: Number | None
+    mean: float | None
+    std: float | None
+
+    @classmethod
+    def of(cls, s: Summary) -> Statistics:
+        mean = s.mean if s.finite else None
+        return cls(s.count, s.negative, s.zero, s.positive, s.nan, s.neginf, s.posinf, s.minimum, s.maximum, mean, s.deviation)
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """A histogram: every `stride`-th element of the flat index was looked at, `sampled` in all. bins: [lower, upper, count], from the
+    most negative to the most positive; each holds its end nearer to zero; [0, 0, count] is zero itself. NaN and ±inf are in none."""
+
+    stride: int
+    sampled: int
+    bins: tuple[tuple[float, float, int], ...]
+
+    @classmethod
+    def of(cls, histogram: Histogram, stride: int) -> Distribution:
+        return cls(stride, histogram.sampled, tuple((b.lower, b.upper, b.count) for b in histogram.bins()))
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayReport:
+    """What became of one array. factor: alpha as rounded to the compute type; order: "C" or "F"."""
+
+    name: str
+    action: str
+    shape: tuple[int, ...]
+    order: str
+    chunks: tuple[int, ...] | None
+    dtype_before: str
+    dtype_after: str
+    factor: float
+    before: Statistics
+    after: Statistics
+    losses: Losses
+    histogram_before: Distribution
+    histogram_after: Distribution
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Source or destination: path as given, format, bytes, and what identifies it (a source when read, a destination as written)."""
+
+    path: str
+    format: str
+    bytes: int
+    identity: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What the run took. Times in seconds, memory in bytes of resident peak, throughput in bytes (read and written) a second."""
+
+    started: str
+    seconds: float
+    bytes_read: int
+    bytes_written: int
+    throughput: float
+    workers: int
+    engine: str
+    codec_pipeline: str | None
+    memory_bound: int
+    memory_projected: int
+    memory_measured: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A run, whole. command: as typed, None from the library. verified: whether the result was read back and compared."""
+
+    version: str
+    command: tuple[str, ...] | None
+    parameters: dict[str, Any]
+    source: Endpoint
+    destination: Endpoint
+    arrays: tuple[ArrayReport, ...]
+    cost: Cost
+    resumed: bool
+    verified: bool
+    warnings: tuple[str, ...]
+
+    @property
+    def losses(self) -> Losses:
+        return sum((array.losses for array in self.arrays), Losses())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as plain JSON values."""
+        fields = dataclasses.asdict(self)
+        tool = {"schema_version": SCHEMA_VERSION, "tool": "leakycli"}
+        values: dict[str, Any] = plain(tool | fields)
+        return values
+
+    def to_json(self, indent: int | None = 2) -> str:
+        """Strict JSON; an indented report ends in a newline and keeps each bin and shape on one line."""
+        if indent is None:
+            return json.dumps(self.to_dict(), allow_nan=False)
+        return _indented(self.to_dict(), "", " " * indent) + "\n"
+
+
+def plain(value: Any) -> Any:
+    """`value` as strict JSON values: tuples as lists, non-finite numbers and undecodable text as strings."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, str):
+        # File names may hold bytes that are no text; JSON is Unicode.
+        return value.encode("utf-8", "backslashreplace").decode()
+    return value
+
+
+def _indented(value: Any, margin: str, step: str) -> str:
+    inner = margin + step
+    if isinstance(value, dict) and value:
+        items = [f"{inner}{json.dumps(key)}: {_indented(item, inner, step)}" for key, item in value.items()]
+        return "{\n" + ",\n".join(items) + f"\n{margin}}}"
+    if isinstance(value, list) and any(isinstance(item, (list, dict)) for item in value):
+        return "[\n" + ",\n".join(inner + _indented(item, inner, step) for item in value) + f"\n{margin}]"
+    return json.dumps(value, allow_nan=False)

@@ -1,0 +1,197 @@
+"""What is shown in a terminal: a report, a plan, what `info` found. Also the plain values that `--json` prints for the latter two.
+
+Everything that comes from a file (names, mostly) is shown escaped, for the terminal as for rich's markup.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from math import prod
+from typing import TYPE_CHECKING, Any, TextIO
+
+from leakycli.errors import shown
+from leakycli.report.model import ArrayReport, Distribution, Report
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from leakycli.api import Comparison
+    from leakycli.plan import Plan
+    from leakycli.storage import ArrayInfo
+
+_BARS = "▁▂▃▄▅▆▇█"
+_COLUMNS = 24
+
+
+def render_report(report: Report, stream: TextIO) -> None:
+    """A whole report: for each array a table of before and after, then losses, cost and warnings."""
+    from rich.table import Table
+
+    console = _console(stream)
+    _say(console, f"{shown(report.source.path)} -> {shown(report.destination.path)}")
+    for array in report.arrays:
+        name = f"{shown(array.name)}: " if array.name else ""
+        _say(console, f"{name}{_shape(array.shape)} {_types(array)}, alpha {report.parameters['alpha']:g}")
+        table = Table(box=None, pad_edge=False)
+        table.add_column("", style="dim")
+        table.add_column("before", justify="right")
+        table.add_column("after", justify="right")
+        for label, before, after in _rows(array):
+            table.add_row(label, before, after)
+        if stream.encoding and stream.encoding.lower().startswith("utf"):
+            table.add_row("distribution", _spark(array.histogram_before, array), _spark(array.histogram_after, array))
+        console.print(table)
+        lost = [f"{count:,} {kind.replace('_', ' ')}" for kind, count in asdict(array.losses).items() if count]
+        _say(console, f"lost in the cast: {', '.join(lost) if lost else 'nothing'}")
+    cost = report.cost
+    _say(
+        console,
+        f"{_bytes(cost.bytes_read)} read, {_bytes(cost.bytes_written)} written in {cost.seconds:.2f} s ({_bytes(cost.throughput)}/s), "
+        f"workers {cost.workers}, peak memory {_bytes(cost.memory_measured)} of {_bytes(cost.memory_bound)}"
+        + (", verified" if report.verified else ""),
+    )
+    for warning in report.warnings:
+        _say(console, f"warning: {shown(warning)}")
+
+
+def render_line(report: Report, stream: TextIO) -> None:
+    """A report in one line, for one of many."""
+    count = sum(prod(array.shape) for array in report.arrays)
+    lost = [f"{number:,} {kind.replace('_', ' ')}" for kind, number in asdict(report.losses).items() if number]
+    _say(
+        _console(stream),
+        f"{shown(report.source.path)} -> {shown(report.destination.path)}: {count:,} elements"
+        + (f", lost: {', '.join(lost)}" if lost else "")
+        + "".join(f"; warning: {shown(warning)}" for warning in report.warnings),
+    )
+
+
+def plan_values(source: str, dest: str, plan: Plan) -> dict[str, Any]:
+    """A plan as plain JSON values; sizes in bytes."""
+    return {
+        "source": shown(source),
+        "destination": shown(dest),
+        "bytes_in": plan.bytes_in,
+        "bytes_out": plan.bytes_out,
+        "regions": plan.regions,
+        "workers": plan.workers,
+        "memory_bound": plan.memory.bound,
+        "memory_projected": plan.memory.projected,
+        "arrays": [
+            {"name": shown(a.name), "elements": a.size, "unit_elements": a.unit, "region_elements": a.region, "regions": a.count}
+            for a in plan.arrays
+        ],
+    }
+
+
+def render_plan(values: dict[str, Any], stream: TextIO) -> None:
+    """What `plan_values` says."""
+    console = _console(stream)
+    _say(console, f"{values['source']} -> {values['destination']} (dry run: nothing is written)")
+    for array in values["arrays"]:
+        name = f"{array['name']}: " if array["name"] else ""
+        _say(console, f"{name}{array['elements']:,} elements in {array['regions']:,} regions of up to {array['region_elements']:,}")
+    _say(console, f"{_bytes(values['bytes_in'])} to read, {_bytes(values['bytes_out'])} to write, workers {values['workers']}")
+    _say(console, f"peak memory {_bytes(values['memory_projected'])} projected, bound {_bytes(values['memory_bound'])}")
+
+
+def info_values(path: str, format: str, arrays: tuple[ArrayInfo, ...], size: int | None) -> dict[str, Any]:
+    """What `info` found as plain JSON values; bytes is None for a stream."""
+    return {
+        "path": shown(path),
+        "format": format,
+        "bytes": size,
+        "arrays": [
+            {
+                "name": shown(array.name),
+                "shape": list(array.shape),
+                "dtype": array.dtype.name,
+                "byte_order": "native" if array.dtype.isnative else "swapped",
+                "order": "F" if array.fortran else "C",
+                "elements": array.size,
+                "bytes": array.nbytes,
+            }
+            for array in arrays
+        ],
+    }
+
+
+def render_info(values: dict[str, Any], stream: TextIO) -> None:
+    """What `info_values` says."""
+    console = _console(stream)
+    size = "a stream" if values["bytes"] is None else _bytes(values["bytes"])
+    _say(console, f"{values['path']}: {values['format']}, {size}")
+    for array in values["arrays"]:
+        name = f"{array['name']}: " if array["name"] else ""
+        swapped = ", byte-swapped" if array["byte_order"] == "swapped" else ""
+        _say(
+            console,
+            f"  {name}{_shape(tuple(array['shape']))} {array['dtype']}, {array['order']} order{swapped}, "
+            f"{array['elements']:,} elements, {_bytes(array['bytes'])}",
+        )
+
+
+def comparison_values(comparison: Comparison) -> dict[str, Any]:
+    """What `verify` found as plain JSON values."""
+    from leakycli.report.model import plain
+
+    values = asdict(comparison)
+    values["source"], values["destination"] = shown(comparison.source), shown(comparison.destination)
+    result: dict[str, Any] = plain({"equal": comparison.equal} | values)
+    return result
+
+
+def _console(stream: TextIO) -> Console:
+    from rich.console import Console
+
+    return Console(file=stream, highlight=False, soft_wrap=True)
+
+
+def _say(console: Console, line: str) -> None:
+    console.print(line, markup=False, emoji=False)
+
+
+def _rows(array: ArrayReport) -> list[tuple[str, str, str]]:
+    before, after = asdict(array.before), asdict(array.after)
+    rows = [(key, f"{before[key]:,}", f"{after[key]:,}") for key in ("count", "negative", "zero", "positive")]
+    rows += [(key, f"{before[key]:,}", f"{after[key]:,}") for key in ("nan", "neginf", "posinf") if before[key] or after[key]]
+    return rows + [(key, _number(before[key]), _number(after[key])) for key in ("min", "max", "mean", "std")]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
+
+
+def _spark(distribution: Distribution, array: ArrayReport) -> str:
+    """The distribution in a line of bars, from the smaller minimum to the larger maximum of before and after."""
+    edges = [edge for d in (array.histogram_before, array.histogram_after) for low, high, _ in d.bins for edge in (low, high)]
+    if not edges:
+        return ""
+    low, high = min(edges), max(edges)
+    width = (high / _COLUMNS - low / _COLUMNS) or 1.0
+    heights = [0.0] * _COLUMNS
+    for lower, upper, count in distribution.bins:
+        # Spread over the columns that the bin covers; a bin within one column counts there.
+        first, last = (min(int(edge / width - low / width), _COLUMNS - 1) for edge in (lower, upper))
+        for column in range(first, last + 1):
+            left, right = max(lower, low + column * width), min(upper, low + (column + 1) * width)
+            share = (right - left) / (upper - lower) if last > first else 1.0
+            heights[column] += count * max(share, 0.0)
+    top = max(heights) or 1.0
+    return "".join(_BARS[min(int(h / top * 8), 7)] if h else " " for h in heights)
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " x ".join(f"{n}" for n in shape) if shape else "0-d"
+
+
+def _types(array: ArrayReport) -> str:
+    same = array.dtype_before == array.dtype_after
+    return array.dtype_before if same else f"{array.dtype_before} -> {array.dtype_after}"
+
+
+def _bytes(size: float) -> str:
+    for factor, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if size >= factor:
+            return f"{size / factor:.1f} {name}"
+    return f"{size:.0f} bytes"

@@ -1,0 +1,122 @@
+"""What every storage format offers: `Source` and `Target`, made of `Reader`s and `Writer`s of single arrays.
+
+A reader or writer is used by several threads at once and pickles as what it takes to open it again. Sequential ones are fetched from
+and committed to in plan order, by one thread.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leakycli.regions import Span
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayInfo:
+    """One array as it is stored: its name in the source ("" where there is one only), shape, dtype in its byte order, memory order."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    fortran: bool = False
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+    def index(self, position: int) -> tuple[int, ...]:
+        """The index of the element at `position` of the flat buffer."""
+        index = []
+        for length in self.shape if self.fortran else reversed(self.shape):
+            position, at = divmod(position, length)
+            index.append(at)
+        return tuple(index if self.fortran else reversed(index))
+
+
+class Reader(Protocol):
+    """Reads one array."""
+
+    @property
+    def info(self) -> ArrayInfo: ...
+
+    @property
+    def sequential(self) -> bool:
+        """Whether regions must be fetched, in order, before they can be read."""
+        ...
+
+    def fetch(self, region: Span, buffer: Array) -> None:
+        """Sequential readers: put the bytes of the next region into the uint8 `buffer` of just its size."""
+        ...
+
+    def read(self, span: Span, buffer: Array) -> Array:
+        """The elements of `span`, in the array's dtype: read into the uint8 `buffer` (at least its bytes) and viewed there."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Writer(Protocol):
+    """Writes one array."""
+
+    @property
+    def info(self) -> ArrayInfo: ...
+
+    @property
+    def sequential(self) -> bool:
+        """Whether what `write` returns must be committed in order."""
+        ...
+
+    def write(self, span: Span, y: Array) -> Any:
+        """Write the elements of `span`; what is returned goes to `commit`. y belongs to the caller again afterwards."""
+        ...
+
+    def commit(self, payloads: list[Any]) -> None:
+        """Take what `write` returned for the spans of one region, region by region in plan order, in one thread."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Source(Protocol):
+    """Something that holds arrays."""
+
+    @property
+    def format(self) -> str: ...
+
+    @property
+    def arrays(self) -> tuple[ArrayInfo, ...]: ...
+
+    @property
+    def warnings(self) -> tuple[str, ...]: ...
+
+    def reader(self, info: ArrayInfo) -> Reader: ...
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this source from a changed one; taken anew at each call."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Target(Protocol):
+    """Something that arrays are written to, under a temporary name or as a stream."""
+
+    def writer(self, info: ArrayInfo) -> Writer: ...
+
+    def finish(self) -> int:
+        """Complete the target after its last array; returns its size in bytes."""
+        ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,364 @@
+"""NumPy's `.npy` format, by span and as a stream.
+
+    offset  bytes  what
+    0       6      magic, b"\\x93NUMPY"
+    6       2      version, major and minor: 1.0, 2.0 or 3.0
+    8       2|4    header length, little-endian: 2 bytes in version 1, 4 in versions 2 and 3
+    10|12   ...    header: a Python dict literal of 'descr', 'fortran_order' and 'shape', padded with spaces, latin-1 (version 3: UTF-8)
+    ...            the elements, in C or Fortran order
+
+See numpy/lib/_format_impl.py. Writers pad the header so that the elements begin at a multiple of 64 bytes; readers must not rely on
+it. What follows the elements is ignored, as numpy does.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import stat
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+from numpy.lib import format as npy_format
+
+from leakycli.errors import CorruptError, LeakyError, UnsupportedError, shown, storage_error
+from leakycli.regions import Span
+from leakycli.rule import refuse_unsupported
+from leakycli.storage.base import Array, ArrayInfo
+
+MAGIC = b"\x93NUMPY"
+
+#: Longest header read, in bytes. numpy itself refuses more than 10,000 as unsafe to parse.
+_LONGEST_HEADER = 1 << 16
+
+
+def read_exactly(fd: int, size: int) -> bytes:
+    """`size` bytes from a stream, fewer at its end."""
+    parts = []
+    while size and (part := os.read(fd, min(size, 1 << 20))):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+def read_header(fd: int, name: str, array: str = "") -> tuple[ArrayInfo, bytes]:
+    """The array that the `.npy` file at `fd`'s position holds, and the bytes read: the header, up to the first element.
+
+    Raises CorruptError or UnsupportedError, beginning with `name`.
+    """
+    try:
+        start = read_exactly(fd, 8)
+        if not start:
+            raise CorruptError("is empty; a .npy file was expected")
+        if start[:6] != MAGIC[: len(start)]:
+            raise CorruptError(f"is not a .npy file: it begins with {start[:6]!r}")
+        if len(start) < 8:
+            raise CorruptError("is cut off in its first 8 bytes")
+        if start[6:] not in (b"\1\0", b"\2\0", b"\3\0"):
+            raise CorruptError(f"has .npy version {start[6]}.{start[7]}; versions 1.0, 2.0 and 3.0 are known")
+        field = read_exactly(fd, 2 if start[6] == 1 else 4)
+        length = int.from_bytes(field, "little")
+        if length > _LONGEST_HEADER:
+            raise CorruptError(f"claims a header of {length} bytes; more than {_LONGEST_HEADER} is not read")
+        header = read_exactly(fd, length)
+        if len(field) < (2 if start[6] == 1 else 4) or len(header) < length:
+            raise CorruptError("is cut off in its header")
+        return _parse(header, start[6], array), start + field + header
+    except LeakyError as error:
+        raise type(error)(f"{name}: {error}") from None
+
+
+def _parse(header: bytes, version: int, array: str) -> ArrayInfo:
+    try:
+        text = header.decode("utf-8" if version == 3 else "latin-1")
+        try:
+            fields = ast.literal_eval(text.strip())
+        except SyntaxError:
+            # Python 2 wrote its long integers as 3L.
+            fields = ast.literal_eval(re.sub(r"\b(\d+)L\b", r"\1", text.strip()))
+    # A hostile literal can exhaust the parser in several ways.
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        raise CorruptError("has a malformed header: it is no Python dict literal") from None
+    if not isinstance(fields, dict) or set(fields) != {"descr", "fortran_order", "shape"}:
+        raise CorruptError("has a malformed header: 'descr', 'fortran_order' and 'shape' were expected")
+    shape, fortran, descr = fields["shape"], fields["fortran_order"], fields["descr"]
+    if not isinstance(shape, tuple) or not all(type(n) is int and 0 <= n < 1 << 63 for n in shape):
+        raise CorruptError(f"has a malformed header: {shown(repr(shape)[:80])} is no shape")
+    if len(shape) > 64:
+        raise UnsupportedError(f"has {len(shape)} dimensions; numpy reads at most 64")
+    if type(fortran) is not bool:
+        raise CorruptError("has a malformed header: 'fortran_order' is neither True nor False")
+    try:
+        dtype = npy_format.descr_to_dtype(descr)
+    # Also what numpy's own parser of dtype strings raises on odd input.
+    except (ValueError, TypeError, SyntaxError, KeyError, IndexError, AttributeError, OverflowError, MemoryError, RecursionError):
+        raise CorruptError(f"has a malformed header: {shown(repr(descr)[:80])} is no dtype") from None
+    refuse_unsupported(dtype)
+    return ArrayInfo(array, shape, dtype, fortran)
+
+
+def header_bytes(info: ArrayInfo) -> bytes:
+    """The header that `numpy.save` writes for such an array."""
+    fields = {"descr": npy_format.dtype_to_descr(info.dtype), "fortran_order": info.fortran, "shape": info.shape}
+    stream = BytesIO()
+    npy_format.write_array_header_1_0(stream, fields)
+    return stream.getvalue()
+
+
+class NpyReader:
+    """Reads spans of a `.npy` file, from any number of threads."""
+
+    sequential = False
+
+    def __init__(self, path: str, info: ArrayInfo, offset: int) -> None:
+        self.info = info
+        self._path, self._offset = path, offset
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise storage_error(error, path, "cannot read") from None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._path, self.info, self._offset)
+
+    def fetch(self, region: Span, buffer: Array) -> None:
+        raise NotImplementedError("spans of a file are read as they are needed")
+
+    def read(self, span: Span, buffer: Array) -> Array:
+        itemsize = self.info.dtype.itemsize
+        view = memoryview(buffer.data)[: span.size * itemsize]
+        done, at = 0, self._offset + span.start * itemsize
+        try:
+            while done < len(view):
+                if not (count := os.preadv(self._fd, [view[done:]], at + done)):
+                    raise CorruptError(f"{shown(self._path)}: ended at byte {at + done}; it became shorter while it was read")
+                done += count
+        except OSError as error:
+            raise storage_error(error, self._path, "cannot read") from None
+        return np.frombuffer(view, self.info.dtype)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class NpySource:
+    """A `.npy` file."""
+
+    format = "npy"
+
+    def __init__(self, path: str) -> None:
+        """Raises StorageError, CorruptError or UnsupportedError, each naming `path`."""
+        self._path = path
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                info, header = read_header(fd, shown(path))
+                self._header = header
+                size = os.fstat(fd).st_size
+            finally:
+                os.close(fd)
+        except OSError as error:
+            if isinstance(error, LeakyError):
+                raise
+            raise storage_error(error, path, "cannot read") from None
+        needed = len(header) + info.nbytes
+        if size < needed:
+            raise CorruptError(
+                f"{shown(path)}: is cut off: its header promises {needed} bytes ({info.dtype.name} {info.shape}), it has {size}"
+            )
+        self.arrays = (info,)
+        extra = size - needed
+        self.warnings = (f"{shown(path)}: {extra} bytes after the array were ignored",) if extra else ()
+
+    def reader(self, info: ArrayInfo) -> NpyReader:
+        return NpyReader(self._path, info, len(self._header))
+
+    def identity(self) -> dict[str, Any]:
+        try:
+            found = os.stat(self._path)
+        except OSError as error:
+            raise storage_error(error, self._path, "cannot read") from None
+        return {"bytes": found.st_size, "mtime_ns": found.st_mtime_ns, "inode": found.st_ino, "header": self._header.hex()}
+
+    def close(self) -> None:
+        pass
+
+
+class NpyStreamReader:
+    """Reads the array of a `.npy` stream, front to back."""
+
+    sequential = True
+
+    def __init__(self, fd: int, name: str, info: ArrayInfo) -> None:
+        self.info = info
+        self._fd, self._name = fd, name
+
+    def fetch(self, region: Span, buffer: Array) -> None:
+        view, done = buffer.data, 0
+        try:
+            while done < len(view):
+                if not (count := os.readv(self._fd, [view[done:]])):
+                    at = region.start * self.info.dtype.itemsize + done
+                    raise CorruptError(f"{self._name}: ended after {at} of {self.info.nbytes} bytes of the array")
+                done += count
+        except OSError as error:
+            raise storage_error(error, self._name, "cannot read") from None
+
+    def read(self, span: Span, buffer: Array) -> Array:
+        return np.frombuffer(buffer, self.info.dtype, span.size)
+
+    def close(self) -> None:
+        pass
+
+
+class NpyStreamSource:
+    """A `.npy` array that comes through a pipe: a FIFO, or standard input ("-")."""
+
+    format = "npy"
+    warnings = ()
+
+    def __init__(self, path: str) -> None:
+        self._name = "standard input" if path == "-" else shown(path)
+        try:
+            self._fd = os.dup(0) if path == "-" else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise storage_error(error, self._name, "cannot read") from None
+        try:
+            info, _ = read_header(self._fd, self._name)
+        except BaseException:
+            os.close(self._fd)
+            raise
+        self.arrays = (info,)
+
+    def reader(self, info: ArrayInfo) -> NpyStreamReader:
+        return NpyStreamReader(self._fd, self._name, info)
+
+    def identity(self) -> dict[str, Any]:
+        return {}
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class NpyWriter:
+    """Writes spans of a `.npy` file whose header is written, from any number of threads."""
+
+    sequential = False
+
+    def __init__(self, path: str, info: ArrayInfo, offset: int) -> None:
+        self.info = info
+        self._path, self._offset = path, offset
+        try:
+            self._fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise storage_error(error, path, "cannot write") from None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._path, self.info, self._offset)
+
+    def write(self, span: Span, y: Array) -> None:
+        view, done = y.view(np.uint8).data, 0
+        at = self._offset + span.start * self.info.dtype.itemsize
+        try:
+            while done < len(view):
+                done += os.pwrite(self._fd, view[done:], at + done)
+        except OSError as error:
+            raise storage_error(error, self._path, "cannot write") from None
+
+    def commit(self, payloads: list[Any]) -> None:
+        pass
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class NpyTarget:
+    """A `.npy` file to be: created at once, its one array written through `writer`."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def writer(self, info: ArrayInfo) -> NpyWriter:
+        header = header_bytes(info)
+        try:
+            with open(self._path, "xb") as file:
+                file.write(header)
+                file.truncate(len(header) + info.nbytes)
+        except OSError as error:
+            raise storage_error(error, self._path, "cannot write") from None
+        return NpyWriter(self._path, info, len(header))
+
+    def finish(self) -> int:
+        return os.stat(self._path).st_size
+
+    def close(self) -> None:
+        pass
+
+
+class NpyStreamWriter:
+    """Writes the array of a `.npy` stream: threads hand in copies, which are written in order."""
+
+    sequential = True
+
+    def __init__(self, fd: int, info: ArrayInfo) -> None:
+        self.info = info
+        self._fd = fd
+
+    def write(self, span: Span, y: Array) -> Array:
+        return y.copy()
+
+    def commit(self, payloads: list[Any]) -> None:
+        for payload in payloads:
+            write_all(self._fd, memoryview(payload.view(np.uint8)))
+
+    def close(self) -> None:
+        pass
+
+
+class NpyStreamTarget:
+    """Standard output as a `.npy` stream."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd, self._bytes = fd, 0
+
+    def writer(self, info: ArrayInfo) -> NpyStreamWriter:
+        header = header_bytes(info)
+        write_all(self._fd, memoryview(header))
+        self._bytes = len(header) + info.nbytes
+        return NpyStreamWriter(self._fd, info)
+
+    def finish(self) -> int:
+        return self._bytes
+
+    def close(self) -> None:
+        pass
+
+
+def write_all(fd: int, view: memoryview) -> None:
+    """Write all of `view` to a stream. Raises BrokenPipeError as it is: a reader that had enough is no error to report."""
+    try:
+        while view:
+            view = view[os.write(fd, view) :]
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise storage_error(error, "standard output", "cannot write") from None
+
+
+def is_stream(path: str) -> bool:
+    """Whether `path` can only be read from front to back: "-", a FIFO, a socket or a terminal."""
+    if path == "-":
+        return True
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode)

@@ -1,0 +1,285 @@
+"""Mergeable statistics of an array: counts by sign, extremes, mean and deviation, and a histogram.
+
+A `Summary` is taken of fixed pieces of an array and merged. Counts and extremes merge exactly; mean and M2 (the sum of squared
+deviations from the mean) merge by Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances"
+(1979). That is floating point, so it is not associative: merge in a fixed order for the same bits every time.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Number = int | float
+
+#: Elements summed in the input's own precision before the partial sums go on in float64. Below 10,000 OpenBLAS stays in the
+#: calling thread, so that the sum has the same bits for any number of threads.
+_ROW = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Statistics of some elements. `count` is their number, of which negative + zero + positive + nan make up all.
+
+    ±0 count as zero; ±inf as negative or positive, and once more in neginf, posinf. minimum and maximum are over all but NaN (None where
+    there are none) and exact: an int for integers. mean and m2 are over the finite elements, 0 where there are none.
+    """
+
+    count: int = 0
+    negative: int = 0
+    zero: int = 0
+    positive: int = 0
+    nan: int = 0
+    neginf: int = 0
+    posinf: int = 0
+    minimum: Number | None = None
+    maximum: Number | None = None
+    mean: float = 0.0
+    m2: float = 0.0
+
+    @property
+    def finite(self) -> int:
+        return self.count - self.nan - self.neginf - self.posinf
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation of the finite elements (ddof 0); None where there are none."""
+        return math.sqrt(max(self.m2, 0.0) / self.finite) if self.finite else None
+
+    def merge(self, other: Summary) -> Summary:
+        """The summary of both together, `other` coming after."""
+        if not other.count:
+            return self
+        if not self.count:
+            return other
+        mean, m2 = _merge_moments(self, other)
+        return Summary(
+            self.count + other.count,
+            self.negative + other.negative,
+            self.zero + other.zero,
+            self.positive + other.positive,
+            self.nan + other.nan,
+            self.neginf + other.neginf,
+            self.posinf + other.posinf,
+            other.minimum if self.minimum is None else self.minimum if other.minimum is None else min(self.minimum, other.minimum),
+            other.maximum if self.maximum is None else self.maximum if other.maximum is None else max(self.maximum, other.maximum),
+            mean,
+            m2,
+        )
+
+
+def _merge_moments(a: Summary, b: Summary) -> tuple[float, float]:
+    if not b.finite:
+        return a.mean, a.m2
+    if not a.finite:
+        return b.mean, b.m2
+    share = b.finite / (a.finite + b.finite)
+    delta = b.mean - a.mean
+    if math.isinf(delta):  # means near both ends of float64: the deviation is beyond it, the mean is not
+        return a.mean * (1 - share) + b.mean * share, math.inf
+    return a.mean + delta * share, a.m2 + b.m2 + delta * delta * a.finite * share
+
+
+def summarise(x: Array, mask: NDArray[np.bool_], scratch: Array) -> Summary:
+    """The summary of the native 1-D array `x` (not empty). mask (bool) and scratch (float64) are overwritten, each at least x's size."""
+    mask, low, high = mask[: x.size], np.minimum.reduce(x), np.maximum.reduce(x)
+    nan = neginf = posinf = 0
+    finite = x
+    # One NaN makes both extremes NaN, so that clean data pays for no search.
+    if x.dtype.kind == "f" and not (math.isfinite(low) and math.isfinite(high)):
+        finite = x[np.isfinite(x)]
+        nan = int(np.count_nonzero(np.isnan(x)))
+        neginf, posinf = int(np.count_nonzero(x == -np.inf)), int(np.count_nonzero(x == np.inf))
+        low, high = np.fmin.reduce(x), np.fmax.reduce(x)
+    positive = int(np.count_nonzero(np.greater(x, 0, out=mask)))
+    zero = int(np.count_nonzero(np.equal(x, 0, out=mask)))
+    mean, m2 = _moments(finite, scratch) if finite.size else (0.0, 0.0)
+    known = nan < x.size
+    negative = x.size - nan - zero - positive
+    return Summary(
+        x.size, negative, zero, positive, nan, neginf, posinf, number(low) if known else None, number(high) if known else None, mean, m2
+    )
+
+
+def number(value: Any) -> Number:
+    """A numpy scalar as a Python number, -0.0 as 0.0."""
+    plain: Number = value.item()
+    return plain + 0
+
+
+def _moments(x: Array, scratch: Array) -> tuple[float, float]:
+    """(mean, M2) of finite `x`, float32 to a relative error of about 1e-7, other types in float64."""
+    if x.dtype == np.float32:
+        total, squares = _sums(x)
+        # Sums of squares that leave float32's range say so by being infinite or no longer normal.
+        if 1e-20 < squares / x.size < 1e30:
+            mean = total / x.size
+            m2 = squares - total * mean
+            if m2 > 0.1 * squares:
+                return mean, m2
+            deviations = scratch.view(np.float32)[: x.size]
+            np.subtract(x, np.float32(mean), out=deviations)
+            if 1e-20 < (shifted := _shifted(deviations, float(np.float32(mean))))[1] / x.size < 1e30:
+                return shifted
+    wide = scratch[: x.size]
+    np.copyto(wide, x)
+    extreme = max(abs(float(np.minimum.reduce(wide))), abs(float(np.maximum.reduce(wide))))
+    if extreme == 0:
+        return 0.0, 0.0
+    # Scaled by a power of two, which is exact, so that neither sums nor squares leave the range of float64.
+    exponent = math.frexp(extreme)[1] if not 1e-100 < extreme < 1e100 else 0
+    if exponent:
+        np.ldexp(wide, -exponent, out=wide)
+    centre = _sums(wide)[0] / wide.size
+    np.subtract(wide, centre, out=wide)
+    mean, m2 = _shifted(wide, centre)
+    return _ldexp(mean, exponent), _ldexp(m2, 2 * exponent)
+
+
+def _ldexp(value: float, exponent: int) -> float:
+    try:
+        return math.ldexp(value, exponent)
+    except OverflowError:
+        return math.copysign(math.inf, value)
+
+
+def _shifted(deviations: Array, centre: float) -> tuple[float, float]:
+    """(mean, M2) from deviations about `centre`."""
+    total, squares = _sums(deviations)
+    return centre + total / deviations.size, max(squares - total * total / deviations.size, 0.0)
+
+
+def _sums(x: Array) -> tuple[float, float]:
+    """Sum and sum of squares of `x`: rows in x's own precision by BLAS, then float64."""
+    whole = x.size - x.size % _ROW
+    rows, rest = x[:whole].reshape(-1, _ROW), x[whole:]
+    ones = np.ones(_ROW, x.dtype)
+    total, squares = float(np.vecdot(rest, ones[: rest.size])), float(np.vecdot(rest, rest))
+    if whole:
+        total += float(np.add.reduce(np.vecdot(rows, ones), dtype=np.float64))
+        squares += float(np.add.reduce(np.vecdot(rows, rows), dtype=np.float64))
+    return total, squares
+
+
+class PatternSummary:
+    """Summaries and histograms of an array whose values are `values[i]`, known by how often each i occurs."""
+
+    def __init__(self, values: Array) -> None:
+        self._values = values
+        self._wide = values.astype(np.float64)
+        self._nan = np.isnan(self._wide)
+        self._neginf, self._posinf = self._wide == -np.inf, self._wide == np.inf
+        self._finite = np.isfinite(self._wide)
+        self._negative, self._zero, self._positive = self._wide < 0, self._wide == 0, self._wide > 0
+
+    def summarise(self, occurrences: NDArray[np.int64]) -> Summary:
+        """The summary of the elements counted in `occurrences` (one count per value)."""
+
+        def total(which: NDArray[np.bool_]) -> int:
+            return int(np.add.reduce(occurrences, where=which))
+
+        met = occurrences > 0
+        known = self._values[met & ~self._nan]
+        finite = np.flatnonzero(met & self._finite)
+        weight, wide = occurrences[finite].astype(np.float64), self._wide[finite]
+        mean = m2 = 0.0
+        if finite.size:
+            n = float(np.add.reduce(weight))
+            mean = float(np.add.reduce(weight * wide)) / n
+            m2 = float(np.add.reduce(weight * np.square(wide - mean)))
+        return Summary(
+            int(np.add.reduce(occurrences)),
+            total(self._negative),
+            total(self._zero),
+            total(self._positive),
+            total(self._nan),
+            total(self._neginf),
+            total(self._posinf),
+            number(known.min()) if known.size else None,
+            number(known.max()) if known.size else None,
+            mean,
+            m2,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """A bin of a histogram: `count` sampled elements from `lower` up to `upper` (the end nearer to 0 included); zero is [0, 0]."""
+
+    lower: float
+    upper: float
+    count: int
+
+
+class Histogram:
+    """How many elements have a given sign, binary exponent and first two bits of mantissa.
+
+    Such a bin is what floats with the same leading bits have in common, so that a shift finds it and the bins never move. Integers
+    are binned by their value as float64 (rounded towards zero). `sampled` counts the elements looked at, NaN and ±inf among them.
+    """
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        self._float = dtype if dtype.kind == "f" else np.dtype("float64")
+        self._bits = np.dtype(f"u{self._float.itemsize}")
+        mantissa = np.finfo(self._float).nmant
+        self._shift = self._bits.type(mantissa - 2)
+        self._size = 1 << (8 * self._float.itemsize - (mantissa - 2))
+        self._counts = np.zeros(self._size, np.int64)
+        self._zeros = 0
+        self.sampled = 0
+
+    def add(self, x: Array, occurrences: NDArray[np.int64] | None = None) -> None:
+        """Count the elements of the 1-D `x`, each `occurrences` times (once by default)."""
+        values = _towards_zero(x) if x.dtype.kind != "f" else np.ascontiguousarray(x)
+        index = (values.view(self._bits) >> self._shift).astype(np.intp)
+        zero = values == 0
+        if occurrences is None:
+            self._counts += np.bincount(index[~zero] if zero.any() else index, minlength=self._size)
+            self._zeros += int(np.count_nonzero(zero))
+            self.sampled += x.size
+        else:
+            # Weights are float64: exact, a region has far less than 2^53 elements.
+            weights = np.where(zero, 0, occurrences)
+            self._counts += np.bincount(index, weights=weights, minlength=self._size).astype(np.int64)
+            self._zeros += int(np.add.reduce(occurrences, where=zero))
+            self.sampled += int(np.add.reduce(occurrences))
+
+    def merge(self, other: Histogram) -> None:
+        self._counts += other._counts
+        self._zeros += other._zeros
+        self.sampled += other.sampled
+
+    def bins(self) -> list[Bin]:
+        """The bins that are not empty, from the most negative to the most positive; NaN and ±inf have none."""
+        half = self._size // 2
+        exponents = half - 4  # the last four are infinities and NaN
+        # Beyond the largest finite value the next edge, a power of two, exists in float64 but for float64's own.
+        edges = np.arange(half, dtype=self._bits) << self._shift
+        with np.errstate(invalid="ignore"):  # among the last four are NaN patterns
+            edge = edges.view(self._float).astype(np.float64)
+        edge[exponents:] = 2.0 * edge[exponents - 4] if self._float.itemsize < 8 else np.inf
+        bins = [
+            Bin(-float(edge[i + 1]), -float(edge[i]), int(self._counts[half + i]))
+            for i in range(exponents - 1, -1, -1)
+            if self._counts[half + i]
+        ]
+        if self._zeros:
+            bins.append(Bin(0.0, 0.0, self._zeros))
+        bins += [Bin(float(edge[i]), float(edge[i + 1]), int(self._counts[i])) for i in range(exponents) if self._counts[i]]
+        return bins
+
+
+def _towards_zero(x: Array) -> NDArray[np.float64]:
+    """Integers as float64, never larger in magnitude than they are (and so never in a bin beyond their type's range)."""
+    wide = x.astype(np.float64)
+    if x.dtype.itemsize == 8:
+        # Past 2^53 a conversion rounds to the nearest; clearing the bits that it drops leaves nothing to round.
+        magnitude = np.where(x < 0, -x.astype(np.int64), x).astype(np.uint64) if x.dtype.kind == "i" else x
+        cleared = np.where(magnitude >= 1 << 53, magnitude & np.uint64((1 << 64) - (1 << 11)), magnitude)
+        wide = np.copysign(cleared.astype(np.float64), wide)
+    return wide
