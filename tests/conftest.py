@@ -1,0 +1,35 @@
+"""What the tests share: the command line as a real process, and where it runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
+
+SAMPLE_DATA = Path(__file__).parents[1] / "sample_data"
+
+
+@pytest.fixture
+def leakycli(tmp_path: Path) -> Run:
+    """Run `leakycli ARGUMENTS...` in `tmp_path` as a process; returns its exit code and what it printed, as bytes."""
+
+    def run(
+        *arguments: str | Path, stdin: bytes | None = None, env: Mapping[str, str] | None = None, timeout: float = 120
+    ) -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(
+            [sys.executable, "-m", "leakycli", *map(os.fspath, arguments)],
+            cwd=tmp_path,
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            env={**os.environ, **(env or {})},
+            capture_output=True,
+            timeout=timeout,
+        )
+
+    return run
