@@ -86,15 +86,19 @@ class ComparingWriter:
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.info, self._reader)
 
-    def write(self, span: Span, y: Array) -> Difference | None:
-        found = self._reader.read(span, np.empty(y.nbytes, np.uint8))
+    def write(self, span: Span, y: Array) -> tuple[Difference | None, Any]:
+        found, token = self._reader.read(span, np.empty(y.nbytes, np.uint8))
         native = y.dtype.newbyteorder("=")
-        return difference(y.astype(native, copy=False), found.astype(native, copy=False), span.start)
+        return difference(y.astype(native, copy=False), found.astype(native, copy=False), span.start), token
 
     def commit(self, payloads: list[Any]) -> None:
-        for payload in payloads:
-            if payload is not None:
-                self.result = payload if self.result is None else self.result.merge(payload)
+        for found, _ in payloads:
+            if found is not None:
+                self.result = found if self.result is None else self.result.merge(found)
+        self._reader.commit([token for _, token in payloads])
+
+    def finish(self) -> None:
+        self._reader.finish()
 
     def close(self) -> None:
         self._reader.close()

@@ -26,10 +26,11 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class RegionResult:
-    """What one task gave: the results of its units in order, its histograms (before, after), what the writer is to commit."""
+    """What one task gave: the results of its units in order, its histograms (before, after), what reader and writer are to commit."""
 
     units: tuple[UnitResult, ...]
     histograms: tuple[Histogram, Histogram]
+    tokens: tuple[Any, ...]
     payloads: tuple[Any, ...]
 
 
@@ -67,17 +68,18 @@ class RegionTask:
         """Raises LossError, naming the element, where a NaN has no integer; else what reader and writer raise."""
         plan, rule, reader, writer = self._parts
         one_pass, buffer, y = self._buffers()
-        units, payloads = [], []
+        units, tokens, payloads = [], [], []
         for span in plan.units(region):
             if fetched is not None:
                 buffer = fetched[(span.start - region.start) * plan.itemsize_in :]
             try:
-                x = reader.read(span, buffer)
+                x, token = reader.read(span, buffer)
                 units.append(one_pass(x, y[: span.size], span.start))
             except NanError as error:
                 raise LossError(_nan_message(reader, rule, span.start + error.position)) from None
+            tokens.append(token)
             payloads.append(writer.write(span, y[: span.size]))
-        return RegionResult(tuple(units), one_pass.take_histograms(), tuple(payloads))
+        return RegionResult(tuple(units), one_pass.take_histograms(), tuple(tokens), tuple(payloads))
 
     def _buffers(self) -> tuple[OnePass, Array, Array]:
         plan, rule, reader, writer = self._parts
@@ -117,6 +119,7 @@ def run(
     def take_oldest() -> None:
         region, fetched, future = pending[0]
         region_result = future.result()
+        reader.commit(list(region_result.tokens))
         writer.commit(list(region_result.payloads))
         result.fold(region_result)
         pending.popleft()
@@ -137,6 +140,8 @@ def run(
             pending.append((region, fetched, executor.submit(task, region, fetched)))
         while pending:
             take_oldest()
+        reader.finish()
+        writer.finish()
     finally:
         futures = [future for _, _, future in pending]
         wait([future for future in futures if not future.cancel()])

@@ -24,37 +24,29 @@ Decorator = Callable[[F], F]
 DTYPES = ("float16", "float32", "float64", "int32", "int64")
 
 
-class _Size(click.ParamType):
-    name = "SIZE"
+def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    from leakycli.plan import parse_size
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        from leakycli.plan import parse_size
-
-        try:
-            return value if isinstance(value, int) else parse_size(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+    try:
+        return None if value is None else parse_size(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error), ctx, param) from None
 
 
-class _Finite(click.ParamType):
-    name = "A"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        try:
-            number = float(value)
-        except ValueError:
-            self.fail(f"{value!r} is no number", param, ctx)
-        if not math.isfinite(number):
-            self.fail(f"{value!r} is not finite", param, ctx)
-        return number
+def _finite(ctx: click.Context, param: click.Parameter, value: float) -> float:
+    if not math.isfinite(value):
+        raise click.BadParameter(f"{value} is not finite", ctx, param)
+    return value
 
 
-alpha = click.option("--alpha", type=_Finite(), default=0.2, show_default=True, help="Slope for x <= 0; any finite number.")
+alpha = click.option(
+    "--alpha", type=float, metavar="A", callback=_finite, default=0.2, show_default=True, help="Slope for x <= 0; any finite number."
+)
 dtype = click.option("--dtype", type=click.Choice(DTYPES), help="Type of the result. [default: that of floats, float32 for integers]")
 nan = click.option("--nan", type=int, metavar="N", help="What NaN becomes in an integer --dtype; without it NaN fails the run.")
 strict = click.option("--strict", is_flag=True, help="Write nothing if a value overflows or is clipped in --dtype.")
 workers = click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Threads. [default: as many as may run at once]")
-memory = click.option("--memory", type=_Size(), metavar="SIZE", help="Bound on the process's peak memory, as in 256M. [default: 512M]")
+memory = click.option("--memory", callback=_size, metavar="SIZE", help="Bound on the process's peak memory, as in 256M. [default: 512M]")
 overwrite = click.option(
     "--overwrite", is_flag=True, allow_from_autoenv=False, help="Replace DEST if it exists; the old one stays until the new is complete."
 )

@@ -60,8 +60,19 @@ class Reader(Protocol):
         """Sequential readers: put the bytes of the next region into the uint8 `buffer` of just its size."""
         ...
 
-    def read(self, span: Span, buffer: Array) -> Array:
-        """The elements of `span`, in the array's dtype: read into the uint8 `buffer` (at least its bytes) and viewed there."""
+    def read(self, span: Span, buffer: Array) -> tuple[Array, Any]:
+        """The elements of `span`, in the array's dtype, and what is to be committed for them.
+
+        They are read into the uint8 `buffer` (at least their bytes) and viewed there; a sequential reader finds them in it.
+        """
+        ...
+
+    def commit(self, payloads: list[Any]) -> None:
+        """Take what `read` returned for the spans of one region, region by region in plan order, in one thread."""
+        ...
+
+    def finish(self) -> None:
+        """After the last commit: raise CorruptError where what was read is not what was stored."""
         ...
 
     def close(self) -> None: ...
@@ -84,6 +95,10 @@ class Writer(Protocol):
 
     def commit(self, payloads: list[Any]) -> None:
         """Take what `write` returned for the spans of one region, region by region in plan order, in one thread."""
+        ...
+
+    def finish(self) -> None:
+        """After the last commit: complete the array."""
         ...
 
     def close(self) -> None: ...

@@ -126,7 +126,7 @@ class NpyReader:
     def fetch(self, region: Span, buffer: Array) -> None:
         raise NotImplementedError("spans of a file are read as they are needed")
 
-    def read(self, span: Span, buffer: Array) -> Array:
+    def read(self, span: Span, buffer: Array) -> tuple[Array, None]:
         itemsize = self.info.dtype.itemsize
         view = memoryview(buffer.data)[: span.size * itemsize]
         done, at = 0, self._offset + span.start * itemsize
@@ -137,7 +137,13 @@ class NpyReader:
                 done += count
         except OSError as error:
             raise storage_error(error, self._path, "cannot read") from None
-        return np.frombuffer(view, self.info.dtype)
+        return np.frombuffer(view, self.info.dtype), None
+
+    def commit(self, payloads: list[Any]) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -208,8 +214,14 @@ class NpyStreamReader:
         except OSError as error:
             raise storage_error(error, self._name, "cannot read") from None
 
-    def read(self, span: Span, buffer: Array) -> Array:
-        return np.frombuffer(buffer, self.info.dtype, span.size)
+    def read(self, span: Span, buffer: Array) -> tuple[Array, None]:
+        return np.frombuffer(buffer, self.info.dtype, span.size), None
+
+    def commit(self, payloads: list[Any]) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
 
     def close(self) -> None:
         pass
@@ -274,6 +286,9 @@ class NpyWriter:
     def commit(self, payloads: list[Any]) -> None:
         pass
 
+    def finish(self) -> None:
+        pass
+
     def close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
@@ -318,6 +333,9 @@ class NpyStreamWriter:
     def commit(self, payloads: list[Any]) -> None:
         for payload in payloads:
             write_all(self._fd, memoryview(payload.view(np.uint8)))
+
+    def finish(self) -> None:
+        pass
 
     def close(self) -> None:
         pass

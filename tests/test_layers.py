@@ -1,0 +1,126 @@
+"""The layers of DESIGN: imports point downward only, click stays in cli/, heavy packages are imported where they are used."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import leakycli
+
+PACKAGE = Path(leakycli.__file__).parent
+
+#: From top to bottom; a module may import from its own line (not itself round about: see the cycle test) and from lines below.
+LAYERS = (
+    ("__main__",),
+    ("cli",),
+    ("__init__",),
+    ("report.terminal",),
+    ("api",),
+    ("jobs",),
+    ("pipeline",),
+    ("executors", "report", "compare"),
+    ("storage",),
+    ("publish",),
+    ("plan", "events", "machine"),
+    ("regions", "onepass"),
+    ("summary", "kernel"),
+    ("rule",),
+    ("errors", "_version"),
+)
+
+#: Packages that may be imported at a module's top level, and below which module only.
+OWNERS = {"click": "cli", "zarr": "storage.zarr", "dask": "executors", "distributed": "executors"}
+
+#: Never at top level: they cost more than a small run.
+LAZY = {"rich", "zarr", "dask", "distributed", "fsspec", "jinja2"}
+
+
+def modules() -> list[str]:
+    found = [path.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", ".") for path in PACKAGE.rglob("*.py")]
+    assert len(found) > 20
+    return sorted(found)
+
+
+def layer(module: str) -> int:
+    """The line of LAYERS that names `module` or the nearest package above it."""
+    name = module.removesuffix(".__init__") if module != "__init__" else module
+    while name:
+        for i, names in enumerate(LAYERS):
+            if name in names:
+                return i
+        name = name.rpartition(".")[0]
+    raise AssertionError(f"{module} has no layer: add it to LAYERS")
+
+
+def imports(module: str, top_level_only: bool = False) -> set[str]:
+    """What `module` imports at run time, absolute; names imported only for annotations are left out."""
+    tree = ast.parse((PACKAGE / (module.replace(".", "/") + ".py")).read_text())
+    found: set[str] = set()
+    pending: list[ast.AST] = [tree]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            continue
+        if top_level_only and isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        pending += ast.iter_child_nodes(node)
+    return found
+
+
+def own_modules(names: set[str]) -> set[str]:
+    known = set(modules())
+    targets = set()
+    for name in names:
+        if name.split(".")[0] != "leakycli":
+            continue
+        name = name.removeprefix("leakycli").lstrip(".")
+        while name and name not in known and f"{name}.__init__" not in known:
+            name = name.rpartition(".")[0]
+        targets.add(name if name in known else f"{name}.__init__" if name else "__init__")
+    return targets
+
+
+@pytest.mark.parametrize("module", modules())
+def test_imports_point_downward(module: str) -> None:
+    for target in own_modules(imports(module)):
+        assert layer(target) >= layer(module), f"{module} imports {target}, which lies above it"
+
+
+def test_no_import_cycles() -> None:
+    graph = {module: own_modules(imports(module)) - {module} for module in modules()}
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " -> ".join((*path, module))
+        if module not in done:
+            for target in graph[module]:
+                visit(target, (*path, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+@pytest.mark.parametrize("module", modules())
+def test_packages_are_imported_by_their_owner_only(module: str) -> None:
+    for name in imports(module):
+        owner = OWNERS.get(name.split(".")[0])
+        assert owner is None or module == owner or module.startswith(f"{owner}."), f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("module", modules())
+def test_heavy_packages_are_imported_when_used(module: str) -> None:
+    heavy = {name for name in imports(module, top_level_only=True) if name.split(".")[0] in LAZY}
+    assert not heavy or module.startswith("storage.zarr"), f"{module} imports {heavy} at its top level"
+
+
+@pytest.mark.parametrize("module", ["kernel", "rule", "summary", "regions", "plan", "onepass"])
+def test_pure_modules_touch_no_file_clock_environment_or_log(module: str) -> None:
+    assert not {name.split(".")[0] for name in imports(module)} & {"os", "io", "pathlib", "time", "datetime", "logging", "sys"}
