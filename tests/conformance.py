@@ -1,0 +1,187 @@
+"""The conformance kit: what every reader, writer and executor must do. A new one is added to test_conformance.py, and that is all."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError, Executor, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leakycli.regions import Span, spans
+from leakycli.storage import Reader, Writer
+
+Array = NDArray[Any]
+
+
+def flat(x: Array) -> Array:
+    """The elements in memory order."""
+    return x.reshape(-1, order="F" if x.flags.f_contiguous and not x.flags.c_contiguous else "C")
+
+
+def same(found: Array, expected: Array) -> bool:
+    return found.dtype == expected.dtype and found.tobytes() == expected.tobytes()
+
+
+def cuts(size: int) -> list[list[Span]]:
+    """Several ways to cut `size` elements into regions, each covering every element once."""
+    return [list(spans(0, size, step)) for step in sorted({1 + size // 7, 1 + size // 2, max(size, 1)})]
+
+
+def check_reader(opened: Callable[[], Reader], expected: Array) -> None:
+    """`opened` gives a new reader of an array that holds `expected`."""
+    elements = flat(expected)
+    for regions in cuts(expected.size):
+        reader = opened()
+        assert reader.info.shape == expected.shape
+        assert reader.info.dtype == expected.dtype
+        for region in regions:
+            _check_region(reader, region, elements)
+        reader.finish()
+        reader.close()
+        reader.close()  # twice is no error
+    reader = opened()
+    if not reader.sequential:
+        _check_any_order_any_thread(reader, elements)
+        copy = pickle.loads(pickle.dumps(reader))
+        reader.close()
+        _check_any_order_any_thread(copy, elements)
+        copy.close()
+    else:
+        reader.close()
+
+
+def _check_region(reader: Reader, region: Span, elements: Array) -> None:
+    itemsize = elements.itemsize
+    fetched = None
+    if reader.sequential:
+        fetched = np.empty(region.size * itemsize, np.uint8)
+        reader.fetch(region, fetched)
+    tokens = []
+    for span in spans(region.start, region.stop, 1 + region.size // 3):
+        at = (span.start - region.start) * itemsize
+        # A buffer may be larger than the span.
+        buffer = np.empty(span.size * itemsize + 5, np.uint8) if fetched is None else fetched[at:]
+        found, token = reader.read(span, buffer)
+        assert same(found, elements[span.start : span.stop])
+        tokens.append(token)
+    reader.commit(tokens)
+
+
+def _check_any_order_any_thread(reader: Reader, elements: Array) -> None:
+    regions = list(spans(0, elements.size, 1 + elements.size // 23))
+
+    def read(span: Span) -> bool:
+        found, _ = reader.read(span, np.empty(span.size * elements.itemsize, np.uint8))
+        return same(found, elements[span.start : span.stop])
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(read, regions[::-1] + regions))
+
+
+def check_writer(opened: Callable[[], Writer], written: Callable[[], Array], expected: Array) -> None:
+    """`opened` gives a writer to a new target for an array like `expected`; `written` completes the target and reads it by other means."""
+    elements = flat(expected)
+    for regions in cuts(expected.size):
+        writer = opened()
+        assert writer.info.shape == expected.shape
+        for region in regions:
+            payloads = []
+            for span in spans(region.start, region.stop, 1 + region.size // 3):
+                # The caller's memory is its own again after the call.
+                scratch = elements[span.start : span.stop].copy()
+                payloads.append(writer.write(span, scratch))
+                scratch.view(np.uint8)[:] = 0xA5
+            writer.commit(payloads)
+        writer.finish()
+        writer.close()
+        writer.close()
+        found = written()
+        assert found.shape == expected.shape
+        assert same(flat(found), elements)
+    writer = opened()
+    if not writer.sequential:
+        copy = pickle.loads(pickle.dumps(writer))
+        _write_any_order_any_thread((writer, copy), elements)
+        copy.close()
+    else:
+        _write_any_order_any_thread((writer,), elements)
+    writer.finish()
+    writer.close()
+    assert same(flat(written()), elements)
+
+
+def _write_any_order_any_thread(writers: tuple[Writer, ...], elements: Array) -> None:
+    """Threads write last regions first; the commits come in order."""
+    regions = list(spans(0, elements.size, 1 + elements.size // 23))
+
+    def write(numbered: tuple[int, Span]) -> Any:
+        i, span = numbered
+        return writers[i % len(writers)].write(span, elements[span.start : span.stop])
+
+    with ThreadPoolExecutor(4) as pool:
+        payloads = list(pool.map(write, list(enumerate(regions))[::-1]))[::-1]
+    for payload in payloads:
+        writers[0].commit([payload])
+
+
+class BoomError(Exception):
+    pass
+
+
+def check_executor(made: Callable[[], Executor]) -> None:
+    """`made` gives a new executor of the `concurrent.futures` kind."""
+    with made() as executor:
+        futures = [executor.submit(pow, n, 2) for n in range(50)]
+        assert [future.result(30) for future in futures] == [n * n for n in range(50)]
+        assert list(executor.map(abs, [-1, 2, -3])) == [1, 2, 3]
+
+    def fail() -> None:
+        raise BoomError("here")
+
+    with made() as executor:
+        future = executor.submit(fail)
+        # An error belongs to its future: it neither escapes from submit nor stops the others.
+        error = future.exception(30)
+        assert isinstance(error, BoomError)
+        assert error.args == ("here",)
+        assert executor.submit(pow, 3, 2).result(30) == 9
+        seen: list[object] = []
+        future.add_done_callback(seen.append)
+        assert seen == [future]
+    try:
+        executor.submit(pow, 2, 2)
+    except RuntimeError:
+        pass
+    else:
+        raise AssertionError("an executor that is shut down takes no tasks")
+    _check_cancel(made())
+
+
+def _check_cancel(executor: Executor) -> None:
+    """What waits can be cancelled; what runs is waited for."""
+    release, started = threading.Event(), threading.Event()
+
+    def hold() -> str:
+        started.set()
+        return "released" if release.wait(10) else "timed out"
+
+    if type(executor).__name__ == "InlineExecutor":
+        release.set()
+    futures = [executor.submit(hold) for _ in range(20)]
+    assert started.wait(30)
+    cancelled = [future for future in futures if future.cancel()]
+    release.set()
+    executor.shutdown(wait=True, cancel_futures=True)
+    for future in futures:
+        assert future.done()
+        if future in cancelled:
+            try:
+                future.result()
+            except CancelledError:
+                continue
+            raise AssertionError("a cancelled future has no result")
+        assert future.result() == "released"

@@ -1,0 +1,130 @@
+"""Every reader, writer and executor against the conformance kit."""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from leakycli.executors import InlineExecutor, local_executor
+from leakycli.storage import ArrayInfo, Reader, Writer, open_source
+from leakycli.storage.npy import NpyStreamSource, NpyStreamTarget, NpyTarget
+from tests.conformance import check_executor, check_reader, check_writer
+
+Array = NDArray[Any]
+
+ARRAYS: dict[str, Array] = {
+    "float32 2-D": np.arange(-300, 300, dtype="f4").reshape(20, 30) / 7,
+    "float64 Fortran": np.asfortranarray(np.linspace(-1, 1, 60).reshape(3, 4, 5)),
+    "float16 byte-swapped": np.arange(-50, 50, dtype=">f2"),
+    "int64 0-d": np.array(-7, dtype="i8"),
+    "int8 large": np.arange(100_000).astype("i1"),
+    "empty": np.zeros((0, 4), "f4"),
+}
+
+
+@pytest.fixture(params=ARRAYS, ids=str)
+def array(request: pytest.FixtureRequest) -> Array:
+    return ARRAYS[request.param]
+
+
+@pytest.fixture
+def pipes() -> Iterator[Callable[[bytes], int]]:
+    """A pipe's reading end that gives the bytes asked for."""
+    threads: list[threading.Thread] = []
+
+    def feed(data: bytes) -> int:
+        reading, writing = os.pipe()
+
+        def write() -> None:
+            with open(writing, "wb") as file:
+                try:
+                    file.write(data)
+                except BrokenPipeError:
+                    return
+
+        threads.append(threading.Thread(target=write))
+        threads[-1].start()
+        return reading
+
+    yield feed
+    for thread in threads:
+        thread.join(30)
+
+
+def info_of(array: Array) -> ArrayInfo:
+    return ArrayInfo("", array.shape, array.dtype, array.flags.f_contiguous and not array.flags.c_contiguous)
+
+
+def test_npy_reader(array: Array, tmp_path: Path) -> None:
+    path = str(tmp_path / "a.npy")
+    np.save(path, array)
+    source = open_source(path)
+
+    def opened() -> Reader:
+        return source.reader(source.arrays[0])
+
+    check_reader(opened, array)
+
+
+def test_npy_stream_reader(array: Array, tmp_path: Path, pipes: Callable[[bytes], int]) -> None:
+    saved = io.BytesIO()
+    np.save(saved, array)
+    sources = []
+
+    def opened() -> Reader:
+        fd = pipes(saved.getvalue())
+        source = NpyStreamSource(f"/dev/fd/{fd}")
+        os.close(fd)
+        sources.append(source)
+        return source.reader(source.arrays[0])
+
+    check_reader(opened, array)
+    for source in sources:
+        source.close()
+
+
+def test_npy_writer(array: Array, tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+
+    def opened() -> Writer:
+        path.unlink(missing_ok=True)
+        return NpyTarget(str(path)).writer(info_of(array))
+
+    def written() -> Array:
+        found: Array = np.load(path)
+        return found
+
+    check_writer(opened, written, array)
+
+
+def test_npy_stream_writer(array: Array, tmp_path: Path) -> None:
+    path = tmp_path / "stream"
+    fds: list[int] = []
+
+    def opened() -> Writer:
+        fds.append(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
+        return NpyStreamTarget(fds[-1]).writer(info_of(array))
+
+    def written() -> Array:
+        found: Array = np.load(path)
+        return found
+
+    check_writer(opened, written, array)
+    for fd in fds:
+        os.close(fd)
+
+
+@pytest.mark.parametrize(
+    "made", [InlineExecutor, lambda: ThreadPoolExecutor(3), lambda: local_executor(2, 5), lambda: local_executor(1, 5)]
+)
+def test_executor(made: Callable[[], Executor]) -> None:
+    check_executor(made)
