@@ -1,6 +1,6 @@
 """Leaky ReLU over arrays on disk: streamed, exact to the bit, inside a memory bound.
 
-`apply`, `verify`, `info` and `plan` work on files (see `leakycli.api`), `leaky_relu` on arrays in memory.
+`apply`, `dry_run`, `verify` and `info` work on files (see `leakycli.api`), `leaky_relu` on arrays in memory.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from leakycli._version import __version__
 
 if TYPE_CHECKING:
-    from leakycli.api import Options, apply, info, plan, verify
+    from leakycli.api import Options, apply, dry_run, info, verify
     from leakycli.kernel import leaky_relu
 
-__all__ = ["Options", "__version__", "apply", "info", "leaky_relu", "plan", "verify"]
+__all__ = ["Options", "__version__", "apply", "dry_run", "info", "leaky_relu", "verify"]
 
-_HOMES = {"leaky_relu": "leakycli.kernel"} | dict.fromkeys(("Options", "apply", "info", "plan", "verify"), "leakycli.api")
+_HOMES = {"leaky_relu": "leakycli.kernel"} | dict.fromkeys(("Options", "apply", "dry_run", "info", "verify"), "leakycli.api")
 
 
 def __getattr__(name: str) -> Any:

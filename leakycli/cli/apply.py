@@ -109,10 +109,10 @@ def _apply(job: Job, options: Options, given: dict[str, Any], batch: bool) -> No
 
 
 def _show_plan(job: Job, options: Options, given: dict[str, Any]) -> None:
-    from leakycli.api import plan
+    from leakycli.api import dry_run
     from leakycli.report.terminal import plan_values, render_plan
 
-    planned = plan(job.source, job.dest, options)
+    planned = dry_run(job.source, job.dest, options)
     if given["as_json"]:
         from json import dumps
 

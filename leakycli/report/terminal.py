@@ -15,7 +15,7 @@ from leakycli.report.model import ArrayReport, Distribution, Report
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from leakycli.api import Comparison
+    from leakycli.comparison import Comparison
     from leakycli.plan import Plan
     from leakycli.storage import ArrayInfo
 
