@@ -18,7 +18,7 @@ from leakycli.options import Options
 from leakycli.plan import Plan
 from leakycli.report.model import Report
 from leakycli.rule import OUTPUTS
-from leakycli.storage import ArrayInfo
+from leakycli.storage import Member
 
 __all__ = ["Comparison", "Options", "apply", "dry_run", "info", "recorded_parameters", "verify"]
 
@@ -39,10 +39,10 @@ def dry_run(source: str, dest: str, options: Options | None = None) -> Plan:
         return job.plan
 
 
-def info(source: str) -> tuple[str, tuple[ArrayInfo, ...], int | None]:
-    """What is at `source`: its format, its arrays, its size in bytes (None for a stream)."""
+def info(source: str) -> tuple[str, tuple[Member, ...], int | None]:
+    """What is at `source`: its format, its members, its size in bytes (None for a stream)."""
     with contextlib.closing(storage.open_source(source)) as opened:
-        return opened.format, opened.arrays, opened.identity().get("bytes")
+        return opened.format, opened.members, opened.identity().get("bytes")
 
 
 def verify(source: str, dest: str, options: Options | None = None, observe: events.Observer = events.ignore) -> Comparison:
@@ -69,7 +69,8 @@ def recorded_parameters(dest: str) -> dict[str, Any] | None:
         identity, given = report["destination"]["identity"], report["parameters"]
         known = isinstance(given["alpha"], float) and given["dtype"] in (None, *OUTPUTS) and type(given["nan"]) in (int, type(None))
         if known and identity == {"sampled_blake2b": storage.fingerprint(dest)}:
-            return {name: given[name] for name in ("alpha", "dtype", "nan")}
+            patterns = {name: tuple(map(str, given[name])) for name in ("only", "skip")}
+            return {name: given[name] for name in ("alpha", "dtype", "nan")} | patterns
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         pass
     return None

@@ -74,7 +74,10 @@ def _ulps(a: NDArray[np.uint64], b: NDArray[np.uint64], bits: int, kind: str) ->
 
 
 class ComparingWriter:
-    """A `Writer` that writes nothing: it compares what it is given with what a `Reader` finds. Afterwards `result` says how they differ."""
+    """A `Writer` that writes nothing: it compares what it is given with what a `Reader` finds. Afterwards `result` says how they differ.
+
+    With a sequential reader the comparing is done where the reader can be fetched from, in `commit`.
+    """
 
     sequential = True
 
@@ -86,19 +89,30 @@ class ComparingWriter:
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.info, self._reader)
 
-    def write(self, span: Span, y: Array) -> tuple[Difference | None, Any]:
-        found, token = self._reader.read(span, np.empty(y.nbytes, np.uint8))
-        native = y.dtype.newbyteorder("=")
-        return difference(y.astype(native, copy=False), found.astype(native, copy=False), span.start), token
+    def write(self, span: Span, y: Array) -> Any:
+        if self._reader.sequential:
+            return span, y.copy()
+        return self._compare(span, y, np.empty(y.nbytes, np.uint8))
 
     def commit(self, payloads: list[Any]) -> None:
-        for found, _ in payloads:
+        for payload in payloads:
+            if self._reader.sequential:
+                span, y = payload
+                buffer = np.empty(y.nbytes, np.uint8)
+                self._reader.fetch(span, buffer)
+                payload = self._compare(span, y, buffer)
+            found, token = payload
             if found is not None:
                 self.result = found if self.result is None else self.result.merge(found)
-        self._reader.commit([token for _, token in payloads])
+            self._reader.commit([token])
 
     def finish(self) -> None:
         self._reader.finish()
 
     def close(self) -> None:
         self._reader.close()
+
+    def _compare(self, span: Span, y: Array, buffer: Array) -> tuple[Difference | None, Any]:
+        found, token = self._reader.read(span, buffer)
+        native = y.dtype.newbyteorder("=")
+        return difference(y.astype(native, copy=False), found.astype(native, copy=False), span.start), token

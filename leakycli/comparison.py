@@ -15,7 +15,7 @@ from leakycli.options import Options, place
 from leakycli.pipeline import run
 from leakycli.plan import UNIT_BYTES, ArrayPlan
 from leakycli.rule import Rule
-from leakycli.storage import ArrayInfo, Source
+from leakycli.storage import ArrayInfo, Member, Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,36 +73,47 @@ def compare_sources(
 ) -> Comparison:
     """Compare the arrays of `destination` with what those of `pair`, the source, give; each is (path, opened)."""
     (source, opened), (dest, found) = pair, destination
-    by_name = {array.name: array for array in found.arrays}
+    chosen = {member.key: member for member in options.choose(opened.members, source)}
+    # A lone array has no name to keep: `.npy` knows none.
+    lone = len(chosen) == 1 and len(found.members) == 1
+    by_key = {member.key: member for member in found.members}
     compared = []
-    for array in opened.arrays:
-        rule = options.rule(array, source)
-        expected, there = result_info(array, rule), by_name.get(array.name)
-        problem = _mismatch(expected, there)
-        result = None
-        if there is not None and problem is None:
-            with contextlib.closing(ComparingWriter(expected, found.reader(there))) as writer:
-                _run(array, rule, (source, opened), writer, options, observe)
-                result = writer.result
-        index = None if result is None else array.index(result.position)
-        compared.append(ArrayComparison(array.name, array.size, result, index, problem))
+    for member in opened.members:
+        there = found.members[0] if lone and member.key in chosen else by_key.get(member.key)
+        if member.key in chosen and member.array is not None:
+            compared.append(_compare_array(member.array, member, there, (pair, destination), options, observe))
+        elif found.format == opened.format:
+            problem = "is missing" if there is None else opened.copy_problem(member, found, there)
+            compared.append(ArrayComparison(member.name, 0, None, None, problem))
     return Comparison(source, dest, options.parameters(), tuple(compared))
 
 
-def _run(
-    array: ArrayInfo, rule: Rule, pair: tuple[str, Source], writer: ComparingWriter, options: Options, observe: events.Observer
-) -> None:
-    source, opened = pair
+def _compare_array(
+    array: ArrayInfo,
+    member: Member,
+    there: Member | None,
+    ends: tuple[tuple[str, Source], tuple[str, Source]],
+    options: Options,
+    observe: events.Observer,
+) -> ArrayComparison:
+    (source, opened), (_, found) = ends
+    rule = options.rule(array, source)
+    expected = result_info(array, rule)
+    problem = _mismatch(expected, None if there is None else there.array)
+    if there is None or problem is not None:
+        return ArrayComparison(array.name, array.size, None, None, problem)
     planned = ArrayPlan.of(
         array.name,
         array.size,
         (array.dtype.itemsize, rule.dtype.itemsize),
         scratch_bytes(rule, array.size) + comparing_bytes(rule),
+        (opened.sequential(member), found.sequential(there)),
     )
     plan = options.plan((planned,))
     observe(events.Started(source, array.nbytes))
     with (
-        contextlib.closing(opened.reader(array)) as reader,
+        contextlib.closing(ComparingWriter(expected, found.reader(there))) as writer,
+        contextlib.closing(opened.reader(member)) as reader,
         local_executor(plan.workers, plan.regions) as executor,
     ):
         try:
@@ -116,7 +127,10 @@ def _run(
             )
         except LossError as error:
             raise LossError(f"{place(source)}{error}") from None
+        result = writer.result
     observe(events.Finished(source))
+    index = None if result is None else array.index(result.position)
+    return ArrayComparison(array.name, array.size, result, index, None)
 
 
 def _mismatch(expected: ArrayInfo, found: ArrayInfo | None) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from concurrent.futures import Executor
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,8 +21,8 @@ from leakycli.plan import ArrayPlan, Plan
 from leakycli.publish import Publication, check_distinct, check_space, resolve
 from leakycli.regions import Span
 from leakycli.report.model import ArrayReport, Cost, Distribution, Endpoint, Report, Statistics
-from leakycli.rule import Rule
-from leakycli.storage import ArrayInfo, Source, Target
+from leakycli.rule import Losses, Rule
+from leakycli.storage import ArrayInfo, Member, Reader, Source, Target, Writer
 
 #: Suffixes that `Options.reports` may have.
 REPORT_SUFFIXES = (".json",)
@@ -36,9 +37,10 @@ class Job:
         self._publication: Publication | None = None
         self._stack = contextlib.ExitStack()
         try:
+            self._format = storage.dest_format(dest, options.to)
             self._check_paths()
             self._source: Source = self._stack.enter_context(contextlib.closing(storage.open_source(source)))
-            self.rules = [options.rule(array, source) for array in self._source.arrays]
+            self._members = self._chosen_members()
             self.plan = self._planned()
         except BaseException:
             self._stack.close()
@@ -61,7 +63,6 @@ class Job:
         if options.verify and storage.is_stream(self._source_path):
             raise UsageError(f"--verify reads the source again, which a stream ({shown(self._source_path)}) does not allow")
         if not self._stream_out:
-            storage.check_suffix(self._dest_path)
             self._publication = Publication(resolve(self._dest_path), options.overwrite)
         for report in self._report_paths():
             self._check_report(report)
@@ -87,14 +88,29 @@ class Job:
         if not ours:
             raise UsageError(f"{shown(path)}: exists and is no report of leakycli; give --report another path, or --report none")
 
+    def _chosen_members(self) -> dict[str, Rule]:
+        """The rule for each member that is transformed, by its key. What else goes into the destination is copied."""
+        chosen = self._options.choose(self._source.members, self._source_path)
+        if self._format == "npy" and len(chosen) > 1:
+            names = ", ".join(shown(member.name) for member in chosen)
+            raise UsageError(
+                f"{shown(self._source_path)}: holds several arrays and {shown(self._dest_path)} takes one; choose with --only: {names}"
+            )
+        return {member.key: self._options.rule(member.array, self._source_path) for member in chosen if member.array is not None}
+
     def _planned(self) -> Plan:
-        ordered = (storage.is_stream(self._source_path), self._stream_out)
         arrays = []
-        for array, rule in zip(self._source.arrays, self.rules, strict=True):
-            scratch = scratch_bytes(rule, array.size) + (comparing_bytes(rule) if self._options.verify else 0)
-            itemsizes = (array.dtype.itemsize, rule.dtype.itemsize)
-            arrays.append(ArrayPlan.of(array.name, array.size, itemsizes, scratch, ordered))
+        for member in self._source.members:
+            array, rule = member.array, self._members.get(member.key)
+            if array is not None and rule is not None:
+                scratch = scratch_bytes(rule, array.size) + (comparing_bytes(rule) if self._options.verify else 0)
+                itemsizes = (array.dtype.itemsize, rule.dtype.itemsize)
+                ordered = self._source.sequential(member), self._ordered_out(member)
+                arrays.append(ArrayPlan.of(member.key, array.size, itemsizes, scratch, ordered))
         return self._options.plan(tuple(arrays))
+
+    def _ordered_out(self, member: Member) -> bool:
+        return storage.compresses(self._format, self._options.compressor, self._source, member) or self._stream_out
 
     def run(self, observe: events.Observer) -> Report:
         """Do it all. Raises an error of `leakycli.errors`; nothing is published then."""
@@ -103,11 +119,11 @@ class Job:
         identity = self._source.identity()
         with contextlib.ExitStack() as stack:
             if self._publication is not None:
-                check_space(self._publication.dest, self.plan.bytes_out)
+                if not any(array.ordered_out for array in self.plan.arrays):
+                    check_space(self._publication.dest, self.plan.bytes_out)
                 stack.enter_context(self._publication)
-                target = storage.create_target(self._publication.partial)
-            else:
-                target = storage.create_stream_target(1)
+            path = self._publication.partial if self._publication is not None else "-"
+            target = storage.create_target(path, self._format, self._options.compressor)
             results = self._transform(stack.enter_context(contextlib.closing(target)), observe)
             written = target.finish()
             if self._source.identity() != identity:
@@ -120,33 +136,42 @@ class Job:
         observe(events.Finished(self._source_path))
         return report
 
-    def _transform(self, target: Target, observe: events.Observer) -> list[ArrayResult]:
-        results = []
+    def _transform(self, target: Target, observe: events.Observer) -> dict[str, ArrayResult]:
+        """Write every member in turn; returns the results of those that are transformed, by key."""
+        results = {}
+        planned = {array.name: array for array in self.plan.arrays}
         with local_executor(self.plan.workers, self.plan.regions) as executor:
-            for array, rule, planned in zip(self._source.arrays, self.rules, self.plan.arrays, strict=True):
-
-                def done(region: Span, planned: ArrayPlan = planned) -> None:
-                    sizes = region.size * planned.itemsize_in, region.size * planned.itemsize_out
-                    observe(events.RegionDone(self._source_path, planned.name, *sizes))
-
-                with (
-                    contextlib.closing(target.writer(result_info(array, rule))) as writer,
-                    contextlib.closing(self._source.reader(array)) as reader,
-                ):
-                    try:
-                        results.append(run(planned, rule, (reader, writer), executor, self.plan.workers, done))
-                    except LossError as error:
-                        raise LossError(f"{place(self._source_path)}{error}") from None
+            for member in self._source.members:
+                rule = self._members.get(member.key)
+                if rule is not None and member.array is not None:
+                    ends = target.writer(result_info(member.array, rule), self._source, member), self._source.reader(member)
+                    with contextlib.closing(ends[0]) as writer, contextlib.closing(ends[1]) as reader:
+                        work = planned[member.key], rule, (reader, writer), executor, self.plan.workers
+                        results[member.key] = self._run(*work, observe)
+                elif self._format != "npy":
+                    target.copy(self._source, member)
         return results
 
-    def _check_losses(self, results: list[ArrayResult]) -> None:
+    def _run(
+        self, planned: ArrayPlan, rule: Rule, ends: tuple[Reader, Writer], executor: Executor, workers: int, observe: events.Observer
+    ) -> ArrayResult:
+        def done(region: Span) -> None:
+            sizes = region.size * planned.itemsize_in, region.size * planned.itemsize_out
+            observe(events.RegionDone(self._source_path, planned.name, *sizes))
+
+        try:
+            return run(planned, rule, ends, executor, workers, done)
+        except LossError as error:
+            raise LossError(f"{place(self._source_path)}{error}") from None
+
+    def _check_losses(self, results: dict[str, ArrayResult]) -> None:
         if not self._options.strict:
             return
-        for array, result in zip(self._source.arrays, results, strict=True):
-            lost = result.losses
+        for member in self._source.members:
+            lost = results[member.key].losses if member.key in results else Losses()
             if lost.overflowed or lost.clipped:
                 raise LossError(
-                    f"{place(self._source_path, array.name)}{lost.overflowed} elements overflowed and {lost.clipped} were clipped; "
+                    f"{place(self._source_path, member.name)}{lost.overflowed} elements overflowed and {lost.clipped} were clipped; "
                     "nothing was written (--strict)"
                 )
 
@@ -170,8 +195,12 @@ class Job:
         if self._publication is not None:
             self._publication.publish()
 
-    def _report(self, results: list[ArrayResult], identity: dict[str, Any], written: int, when: tuple[datetime, float]) -> Report:
-        arrays = tuple(map(_array_report, self._source.arrays, self.rules, results))
+    def _report(self, results: dict[str, ArrayResult], identity: dict[str, Any], written: int, when: tuple[datetime, float]) -> Report:
+        arrays = tuple(
+            _array_report(member.array, self._members.get(member.key), results.get(member.key))
+            for member in self._source.members
+            if member.array is not None and (member.key in results or self._format != "npy")
+        )
         read = identity.get("bytes", self.plan.bytes_in)
         seconds = when[1]
         fingerprint = {"sampled_blake2b": storage.fingerprint(self._publication.partial)} if self._publication else None
@@ -194,7 +223,7 @@ class Job:
             command=self._options.command,
             parameters=self._options.parameters(),
             source=Endpoint(self._source_path, self._source.format, read, identity or None),
-            destination=Endpoint(self._dest_path, "npy", written, fingerprint),
+            destination=Endpoint(self._dest_path, self._format, written, fingerprint),
             arrays=arrays,
             cost=cost,
             resumed=False,
@@ -203,13 +232,16 @@ class Job:
         )
 
 
-def _array_report(array: ArrayInfo, rule: Rule, result: ArrayResult) -> ArrayReport:
+def _array_report(array: ArrayInfo, rule: Rule | None, result: ArrayResult | None) -> ArrayReport:
+    order = "F" if array.fortran else "C"
+    if rule is None or result is None:
+        return ArrayReport.copied(array.name, array.shape, order, array.dtype.name)
     stride = sample_stride(rule, array.size)
     return ArrayReport(
         name=array.name,
         action="transformed",
         shape=array.shape,
-        order="F" if array.fortran else "C",
+        order=order,
         chunks=None,
         dtype_before=array.dtype.name,
         dtype_after=rule.dtype.name,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from leakycli.errors import StorageError, UsageError, shown, storage_error
-from leakycli.storage import SUFFIXES, is_stream
+from leakycli.storage import FORMATS, SUFFIXES, is_stream
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class Job:
     dest: str
 
 
-def resolve_jobs(sources: Iterable[str], dest: str, recursive: bool = False, into_folder: bool = False) -> list[Job]:
+def resolve_jobs(sources: Iterable[str], dest: str, recursive: bool = False, into_folder: bool = False, to: str | None = None) -> list[Job]:
     """The jobs of `apply SOURCE... DEST`, in the order given (folders in sorted order).
 
     DEST is a folder when it ends in "/", is an existing folder, when there are several sources, or `into_folder` says so. With
@@ -41,18 +41,18 @@ def resolve_jobs(sources: Iterable[str], dest: str, recursive: bool = False, int
     jobs: list[Job] = []
     for source in sources:
         if os.path.isdir(source):
-            jobs += _tree(source, dest, recursive)
+            jobs += _tree(source, dest, recursive, to)
         elif folder or copies_tree:
             if is_stream(source):
                 raise UsageError(f"{shown(source)}: a stream has no name to go by in a folder; name the destination file")
-            jobs.append(Job(source, os.path.join(dest, os.path.basename(source))))
+            jobs.append(Job(source, _renamed(os.path.join(dest, os.path.basename(source)), to)))
         else:
             jobs.append(Job(source, dest))
     _refuse_collisions(jobs)
     return jobs
 
 
-def _tree(source: str, dest: str, recursive: bool) -> Iterator[Job]:
+def _tree(source: str, dest: str, recursive: bool, to: str | None) -> Iterator[Job]:
     if not recursive:
         raise UsageError(f"{shown(source)}: is a folder; give --recursive for the arrays in it")
     inner, outer = os.path.realpath(dest), os.path.realpath(source)
@@ -70,9 +70,17 @@ def _tree(source: str, dest: str, recursive: bool) -> Iterator[Job]:
             if name.lower().endswith(SUFFIXES):
                 found = True
                 relative = os.path.relpath(os.path.join(folder, name), source)
-                yield Job(os.path.join(folder, name), os.path.join(base, relative))
+                yield Job(os.path.join(folder, name), _renamed(os.path.join(base, relative), to))
     if not found:
         raise UsageError(f"{shown(source)}: holds no array files ({', '.join(SUFFIXES)})")
+
+
+def _renamed(dest: str, to: str | None) -> str:
+    """`dest` with the suffix of the format `to`."""
+    if to is None:
+        return dest
+    stem, suffix = os.path.splitext(dest)
+    return (stem if suffix.lower() in SUFFIXES else dest) + FORMATS[to]
 
 
 def _refuse_collisions(jobs: list[Job]) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any
 
 from leakycli import machine
 from leakycli.errors import LeakyError, UsageError, shown
 from leakycli.plan import ArrayPlan, Plan, plan_run
 from leakycli.rule import Rule
-from leakycli.storage import ArrayInfo
+from leakycli.storage import ArrayInfo, Member
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,9 @@ class Options:
 
     alpha, dtype, nan: see `leakycli.rule.Rule`. strict: publish nothing where a cast overflowed or clipped. workers: threads, by default
     as many as the process may use. memory: bound in bytes of the process's peak resident memory. overwrite: an existing destination may
-    be replaced. verify: read the result back and compare before it is published. reports: paths of further reports; "none" among them
+    be replaced. verify: read the result back and compare before it is published. only, skip: patterns (as a shell's) of the names of
+    arrays to transform; others are copied. to: "npy" or "npz", for standard output. compressor: of a `.npz`.
+    reports: paths of further reports; "none" among them
     leaves out the one beside the destination. command: what to record as the command.
     """
 
@@ -30,6 +33,10 @@ class Options:
     memory: int | None = None
     overwrite: bool = False
     verify: bool = False
+    only: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+    to: str | None = None
+    compressor: str | None = None
     reports: tuple[str, ...] = ()
     command: tuple[str, ...] | None = field(default=None, compare=False)
 
@@ -40,6 +47,29 @@ class Options:
         except LeakyError as error:
             raise type(error)(f"{place(path, info.name)}{error}") from None
 
+    def choose(self, members: tuple[Member, ...], path: str) -> tuple[Member, ...]:
+        """The members of the source at `path` that are to be transformed: the arrays that `only` and `skip` let through.
+
+        Raises UsageError where none is left or a pattern of `only` meets no array, and the error of a chosen array that cannot be read.
+        """
+        arrays = [member for member in members if member.array is not None or member.problem is not None]
+        names = ", ".join(shown(member.name) for member in arrays[:20]) + (", ..." if len(arrays) > 20 else "")
+        for pattern in self.only:
+            if not any(fnmatchcase(member.name, pattern) for member in arrays):
+                raise UsageError(f"{shown(path)}: no array is named {shown(pattern)} (--only); there are: {names}")
+        chosen = tuple(
+            member
+            for member in arrays
+            if (not self.only or any(fnmatchcase(member.name, pattern) for pattern in self.only))
+            and not any(fnmatchcase(member.name, pattern) for pattern in self.skip)
+        )
+        if not chosen:
+            raise UsageError(f"{shown(path)}: no array is left to transform (--only, --skip); there are: {names}")
+        for member in chosen:
+            if member.problem is not None:
+                raise member.problem
+        return chosen
+
     def plan(self, arrays: tuple[ArrayPlan, ...]) -> Plan:
         """The plan for `arrays` on this machine, now."""
         if self.workers is not None and self.workers < 1:
@@ -48,7 +78,7 @@ class Options:
 
     def parameters(self) -> dict[str, Any]:
         """What decides the values of the result."""
-        return {"alpha": self.alpha, "dtype": self.dtype, "nan": self.nan, "strict": self.strict}
+        return {"alpha": self.alpha, "dtype": self.dtype, "nan": self.nan, "strict": self.strict, "only": self.only, "skip": self.skip}
 
 
 def place(path: str, array: str = "") -> str:

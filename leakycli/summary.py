@@ -98,7 +98,10 @@ def summarise(x: Array, mask: NDArray[np.bool_], scratch: Array) -> Summary:
         low, high = np.fmin.reduce(x), np.fmax.reduce(x)
     positive = int(np.count_nonzero(np.greater(x, 0, out=mask)))
     zero = int(np.count_nonzero(np.equal(x, 0, out=mask)))
-    mean, m2 = _moments(finite, scratch) if finite.size else (0.0, 0.0)
+    if low == high and finite is x:
+        mean, m2 = float(low) + 0.0, 0.0
+    else:
+        mean, m2 = _moments(finite, scratch) if finite.size else (0.0, 0.0)
     known = nan < x.size
     negative = x.size - nan - zero - positive
     return Summary(

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from leakycli.executors import InlineExecutor, local_executor
-from leakycli.storage import ArrayInfo, Reader, Writer, open_source
+from leakycli.storage import ArrayInfo, Member, Reader, Source, Writer, open_source
 from leakycli.storage.npy import NpyStreamSource, NpyStreamTarget, NpyTarget
+from leakycli.storage.npz import Compressor, NpzTarget
 from tests.conformance import check_executor, check_reader, check_writer
 
 Array = NDArray[Any]
@@ -29,6 +32,14 @@ ARRAYS: dict[str, Array] = {
     "int8 large": np.arange(100_000).astype("i1"),
     "empty": np.zeros((0, 4), "f4"),
 }
+
+
+class _Nowhere:
+    """A source of nothing, for targets that need not know where an array is from."""
+
+
+#: Source and member of an array that comes from nowhere in particular.
+NOWHERE = cast("Source", _Nowhere()), Member("", "")
 
 
 @pytest.fixture(params=ARRAYS, ids=str)
@@ -70,7 +81,7 @@ def test_npy_reader(array: Array, tmp_path: Path) -> None:
     source = open_source(path)
 
     def opened() -> Reader:
-        return source.reader(source.arrays[0])
+        return source.reader(source.members[0])
 
     check_reader(opened, array)
 
@@ -85,7 +96,7 @@ def test_npy_stream_reader(array: Array, tmp_path: Path, pipes: Callable[[bytes]
         source = NpyStreamSource(f"/dev/fd/{fd}")
         os.close(fd)
         sources.append(source)
-        return source.reader(source.arrays[0])
+        return source.reader(source.members[0])
 
     check_reader(opened, array)
     for source in sources:
@@ -97,7 +108,7 @@ def test_npy_writer(array: Array, tmp_path: Path) -> None:
 
     def opened() -> Writer:
         path.unlink(missing_ok=True)
-        return NpyTarget(str(path)).writer(info_of(array))
+        return NpyTarget(str(path)).writer(info_of(array), *NOWHERE)
 
     def written() -> Array:
         found: Array = np.load(path)
@@ -112,7 +123,7 @@ def test_npy_stream_writer(array: Array, tmp_path: Path) -> None:
 
     def opened() -> Writer:
         fds.append(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
-        return NpyStreamTarget(fds[-1]).writer(info_of(array))
+        return NpyStreamTarget(fds[-1]).writer(info_of(array), *NOWHERE)
 
     def written() -> Array:
         found: Array = np.load(path)
@@ -121,6 +132,43 @@ def test_npy_stream_writer(array: Array, tmp_path: Path) -> None:
     check_writer(opened, written, array)
     for fd in fds:
         os.close(fd)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_npz_reader(array: Array, method: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    saved = io.BytesIO()
+    np.save(saved, array)
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("note.txt", "no array")
+        archive.writestr("x.npy", saved.getvalue())
+    with contextlib.closing(open_source(str(path))) as source:
+        check_reader(lambda: source.reader(source.members[1]), array)
+
+
+@pytest.mark.parametrize("compressor", ["stored", "deflate", "deflate:9"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_npz_writer(array: Array, compressor: str, stream: bool, tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    targets: list[NpzTarget] = []
+
+    def opened() -> Writer:
+        path.unlink(missing_ok=True)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600) if stream else None
+        targets.append(NpzTarget(str(path), Compressor.parse(compressor), fd))
+        if fd is not None:
+            os.close(fd)
+        return targets[-1].writer(info_of(array), *NOWHERE)
+
+    def written() -> Array:
+        assert targets[-1].finish() == path.stat().st_size
+        targets[-1].close()
+        with zipfile.ZipFile(path) as archive:
+            assert archive.testzip() is None
+        found: Array = np.load(path)["arr_0"]
+        return found
+
+    check_writer(opened, written, array)
 
 
 @pytest.mark.parametrize(

@@ -18,17 +18,20 @@ if TYPE_CHECKING:
 @click.command("apply", short_help="Write the leaky ReLU of SOURCE to DEST.")
 @click.argument("sources", nargs=-1, metavar="SOURCE...")
 @click.argument("dest", metavar="DEST")
-@o.stacked(o.alpha, o.dtype, o.nan, o.strict, o.workers, o.memory, o.overwrite, o.verify, o.dry_run, o.report)
-@o.stacked(o.recursive, o.files_from, o.fail_fast, o.progress, o.json, o.quiet, o.debug)
+@o.stacked(o.alpha, o.dtype, o.nan, o.strict, o.workers, o.memory, o.only, o.skip, o.to, o.compressor)
+@o.stacked(o.overwrite, o.verify, o.dry_run, o.report, o.recursive, o.files_from, o.fail_fast, o.progress, o.json, o.quiet, o.debug)
 def command(sources: tuple[str, ...], dest: str, **given: Any) -> int:
     """Write the leaky ReLU of SOURCE to DEST, and a report beside it (DEST.report.json).
 
-    SOURCE is a .npy file, or '-' for standard input; DEST ends in .npy, or is '-' for standard output. DEST is a folder when it
-    ends in '/', is an existing folder, or there are several sources: each result then keeps its source's name.
+    SOURCE is a .npy or .npz file, or '-' for a .npy from standard input; DEST ends in .npy or .npz, or is '-' for standard output. DEST is
+    a folder when it ends in '/', is an existing folder, or there are several sources: each result then keeps its source's name.
+    Arrays of a .npz that --only or --skip leave out are copied as they are.
 
     \b
       leakycli apply a.npy b.npy --alpha 0.1
       leakycli apply a.npy half.npy --dtype float16 --strict
+      leakycli apply layers.npz out.npz --skip labels
+      leakycli apply layers.npz conv1.npy --only conv1
       leakycli apply layer*.npy results/
       producer | leakycli apply - - | consumer
 
@@ -40,7 +43,7 @@ def command(sources: tuple[str, ...], dest: str, **given: Any) -> int:
     if dest == "-" and given["as_json"]:
         raise UsageError("--json and the result cannot both go to standard output; name a file for one of them (--report PATH)")
     sources += _listed(given["files_from"])
-    jobs = resolve_jobs(sources, dest, given["recursive"], into_folder=given["files_from"] is not None)
+    jobs = resolve_jobs(sources, dest, given["recursive"], given["files_from"] is not None, given["to"])
     batch = len(jobs) > 1 or given["files_from"] is not None
     if batch and any(path != "none" for path in given["reports"]):
         raise UsageError("--report PATH is for one source; in a batch each result has its own DEST.report.json")
@@ -51,6 +54,11 @@ def command(sources: tuple[str, ...], dest: str, **given: Any) -> int:
         strict=given["strict"],
         workers=given["workers"],
         memory=given["memory"],
+        only=given["only"],
+        skip=given["skip"],
+        # In a folder the format shows in each job's destination.
+        to=given["to"] if dest == "-" else None,
+        compressor=given["compressor"],
         overwrite=given["overwrite"],
         verify=given["verify"],
         reports=given["reports"],

@@ -3,6 +3,8 @@
 --alpha --dtype --nan            the function          apply, verify
 --strict                         what may be lost      apply
 --workers --memory               how large             apply, verify
+--only --skip                    which arrays          apply, verify
+--to --compressor                the form              apply
 --overwrite --verify --dry-run   publishing            apply
 --report                         further reports       apply
 --recursive --files-from --fail-fast   batches         apply
@@ -51,6 +53,14 @@ overwrite = click.option(
     "--overwrite", is_flag=True, allow_from_autoenv=False, help="Replace DEST if it exists; the old one stays until the new is complete."
 )
 verify = click.option("--verify", is_flag=True, help="Read the result back and compare it before it is published.")
+only = click.option(
+    "--only", multiple=True, metavar="PATTERN", help="Transform only the arrays of this name; may be repeated. Others are copied."
+)
+skip = click.option("--skip", multiple=True, metavar="PATTERN", help="Copy the arrays of this name as they are; may be repeated.")
+to = click.option("--to", type=click.Choice(("npy", "npz")), help="Format of the results in a folder, or of '-'.")
+compressor = click.option(
+    "--compressor", metavar="NAME", help="For .npz: stored, deflate, deflate:1 to deflate:9. [default: as in SOURCE, else stored]"
+)
 dry_run = click.option("--dry-run", is_flag=True, allow_from_autoenv=False, help="Check everything, show the plan, write nothing.")
 report = click.option(
     "--report",

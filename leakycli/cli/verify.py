@@ -14,7 +14,7 @@ from leakycli.errors import DifferenceError
 @click.command("verify", short_help="Compute SOURCE again and compare DEST bit for bit.")
 @click.argument("source", metavar="SOURCE")
 @click.argument("dest", metavar="DEST")
-@o.stacked(o.alpha, o.dtype, o.nan, o.workers, o.memory, o.progress, o.json, o.quiet, o.debug)
+@o.stacked(o.alpha, o.dtype, o.nan, o.only, o.skip, o.workers, o.memory, o.progress, o.json, o.quiet, o.debug)
 @click.pass_context
 def command(ctx: click.Context, /, source: str, dest: str, **given: Any) -> None:
     """Compute the leaky ReLU of SOURCE again and compare DEST with it bit for bit (NaN equals NaN). Exit code 5: they differ.
@@ -25,7 +25,7 @@ def command(ctx: click.Context, /, source: str, dest: str, **given: Any) -> None
     from leakycli.cli.progress import observer
     from leakycli.report.terminal import comparison_values
 
-    parameters = {name: given[name] for name in ("alpha", "dtype", "nan")}
+    parameters = {name: given[name] for name in ("alpha", "dtype", "nan", "only", "skip")}
     recorded = recorded_parameters(dest) or {}
     for name in parameters:
         if name in recorded and ctx.get_parameter_source(name) is ParameterSource.DEFAULT:
@@ -38,7 +38,7 @@ def command(ctx: click.Context, /, source: str, dest: str, **given: Any) -> None
 
         click.echo(dumps(comparison_values(comparison)))
     elif not given["quiet"] and comparison.equal:
-        said = ", ".join(f"{name} {value}" for name, value in parameters.items() if value is not None)
+        said = ", ".join(f"{name} {value}" for name, value in parameters.items() if value not in (None, ()))
         click.echo(f"{comparison.message()} ({said}{', as its report says' if recorded else ''})")
     if not comparison.equal:
         raise DifferenceError(comparison.message())

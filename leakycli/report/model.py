@@ -56,7 +56,10 @@ class Distribution:
 
 @dataclass(frozen=True, slots=True)
 class ArrayReport:
-    """What became of one array. factor: alpha as rounded to the compute type; order: "C" or "F"."""
+    """What became of one array. action: "transformed" or "copied" (then there is nothing from factor on). order: "C" or "F".
+
+    factor: alpha as rounded to the compute type.
+    """
 
     name: str
     action: str
@@ -65,12 +68,17 @@ class ArrayReport:
     chunks: tuple[int, ...] | None
     dtype_before: str
     dtype_after: str
-    factor: float
-    before: Statistics
-    after: Statistics
-    losses: Losses
-    histogram_before: Distribution
-    histogram_after: Distribution
+    factor: float | None
+    before: Statistics | None
+    after: Statistics | None
+    losses: Losses | None
+    histogram_before: Distribution | None
+    histogram_after: Distribution | None
+
+    @classmethod
+    def copied(cls, name: str, shape: tuple[int, ...], order: str, dtype: str) -> ArrayReport:
+        """The report of an array that was taken over as it is."""
+        return cls(name, "copied", shape, order, None, dtype, dtype, None, None, None, None, None, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +125,7 @@ class Report:
 
     @property
     def losses(self) -> Losses:
-        return sum((array.losses for array in self.arrays), Losses())
+        return sum((array.losses for array in self.arrays if array.losses), Losses())
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain JSON values."""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from leakycli.comparison import Comparison
     from leakycli.plan import Plan
-    from leakycli.storage import ArrayInfo
+    from leakycli.storage import Member
 
 _BARS = "▁▂▃▄▅▆▇█"
 _COLUMNS = 24
@@ -31,6 +31,9 @@ def render_report(report: Report, stream: TextIO) -> None:
     _say(console, f"{shown(report.source.path)} -> {shown(report.destination.path)}")
     for array in report.arrays:
         name = f"{shown(array.name)}: " if array.name else ""
+        if array.losses is None:
+            _say(console, f"{name}{_shape(array.shape)} {array.dtype_before}, copied")
+            continue
         _say(console, f"{name}{_shape(array.shape)} {_types(array)}, alpha {report.parameters['alpha']:g}")
         table = Table(box=None, pad_edge=False)
         table.add_column("", style="dim")
@@ -56,7 +59,7 @@ def render_report(report: Report, stream: TextIO) -> None:
 
 def render_line(report: Report, stream: TextIO) -> None:
     """A report in one line, for one of many."""
-    count = sum(prod(array.shape) for array in report.arrays)
+    count = sum(prod(array.shape) for array in report.arrays if array.action == "transformed")
     lost = [f"{number:,} {kind.replace('_', ' ')}" for kind, number in asdict(report.losses).items() if number]
     _say(
         _console(stream),
@@ -95,7 +98,7 @@ def render_plan(values: dict[str, Any], stream: TextIO) -> None:
     _say(console, f"peak memory {_bytes(values['memory_projected'])} projected, bound {_bytes(values['memory_bound'])}")
 
 
-def info_values(path: str, format: str, arrays: tuple[ArrayInfo, ...], size: int | None) -> dict[str, Any]:
+def info_values(path: str, format: str, members: tuple[Member, ...], size: int | None) -> dict[str, Any]:
     """What `info` found as plain JSON values; bytes is None for a stream."""
     return {
         "path": shown(path),
@@ -111,8 +114,11 @@ def info_values(path: str, format: str, arrays: tuple[ArrayInfo, ...], size: int
                 "elements": array.size,
                 "bytes": array.nbytes,
             }
-            for array in arrays
+            for member in members
+            if (array := member.array) is not None
         ],
+        "unsupported": [{"name": shown(m.name), "problem": shown(str(m.problem))} for m in members if m.problem is not None],
+        "others": [shown(m.key) for m in members if m.array is None and m.problem is None],
     }
 
 
@@ -129,6 +135,10 @@ def render_info(values: dict[str, Any], stream: TextIO) -> None:
             f"  {name}{_shape(tuple(array['shape']))} {array['dtype']}, {array['order']} order{swapped}, "
             f"{array['elements']:,} elements, {_bytes(array['bytes'])}",
         )
+    for unsupported in values["unsupported"]:
+        _say(console, f"  {unsupported['name']}: not supported: {unsupported['problem']}")
+    for other in values["others"]:
+        _say(console, f"  {other}: no array")
 
 
 def comparison_values(comparison: Comparison) -> dict[str, Any]:
@@ -152,6 +162,8 @@ def _say(console: Console, line: str) -> None:
 
 
 def _rows(array: ArrayReport) -> list[tuple[str, str, str]]:
+    assert array.before is not None
+    assert array.after is not None
     before, after = asdict(array.before), asdict(array.after)
     rows = [(key, f"{before[key]:,}", f"{after[key]:,}") for key in ("count", "negative", "zero", "positive")]
     rows += [(key, f"{before[key]:,}", f"{after[key]:,}") for key in ("nan", "neginf", "posinf") if before[key] or after[key]]
@@ -162,10 +174,11 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
 
 
-def _spark(distribution: Distribution, array: ArrayReport) -> str:
+def _spark(distribution: Distribution | None, array: ArrayReport) -> str:
     """The distribution in a line of bars, from the smaller minimum to the larger maximum of before and after."""
-    edges = [edge for d in (array.histogram_before, array.histogram_after) for low, high, _ in d.bins for edge in (low, high)]
-    if not edges:
+    both = [d for d in (array.histogram_before, array.histogram_after) if d is not None]
+    edges = [edge for d in both for low, high, _ in d.bins for edge in (low, high)]
+    if not edges or distribution is None:
         return ""
     low, high = min(edges), max(edges)
     width = (high / _COLUMNS - low / _COLUMNS) or 1.0

@@ -9,12 +9,15 @@ import hashlib
 import os
 import stat
 
-from leakycli.errors import StorageError, UnsupportedError, UsageError, shown, storage_error
-from leakycli.storage.base import ArrayInfo, Reader, Source, Target, Writer
+from leakycli.errors import CorruptError, StorageError, UsageError, shown, storage_error
+from leakycli.storage.base import ArrayInfo, Member, Reader, Source, Target, Writer
 from leakycli.storage.npy import NpySource, NpyStreamSource, NpyStreamTarget, NpyTarget, is_stream
 
-#: Suffixes of the destinations that can be written, and of the files that a folder is searched for.
-SUFFIXES = (".npy",)
+#: The formats that can be written, and the suffix that says each.
+FORMATS = {"npy": ".npy", "npz": ".npz"}
+
+#: Suffixes of the files that a folder is searched for.
+SUFFIXES = tuple(FORMATS.values())
 
 
 def open_source(path: str) -> Source:
@@ -23,31 +26,52 @@ def open_source(path: str) -> Source:
         return NpyStreamSource(path)
     try:
         with open(path, "rb") as file:
-            if file.read(4) in (b"PK\3\4", b"PK\5\6"):
-                raise UnsupportedError(f"{shown(path)}: .npz archives cannot be read yet; save its arrays as .npy")
+            archive = file.read(4) in (b"PK\3\4", b"PK\5\6")
     except IsADirectoryError:
         raise StorageError(f"{shown(path)}: is a folder; give --recursive for the arrays in it") from None
     except OSError as error:
         raise storage_error(error, path, "cannot read") from None
+    if archive:
+        from leakycli.storage.npz import NpzSource
+
+        return NpzSource(path)
+    if path.lower().endswith(".npz"):
+        raise CorruptError(f"{shown(path)}: is not a .npz file: it does not begin as a zip archive does")
     return NpySource(path)
 
 
-def check_suffix(dest: str) -> None:
-    """Raise UsageError unless `dest`'s suffix names a format that can be written."""
-    if not dest.lower().endswith(SUFFIXES):
-        raise UsageError(f"{shown(dest)}: a destination's suffix says its format; it must end in {' or '.join(SUFFIXES)}")
+def dest_format(dest: str, to: str | None = None) -> str:
+    """The format of `dest`: what its suffix says, or `to` (by default "npy") for "-". Raises UsageError where they disagree."""
+    if dest == "-":
+        return to or "npy"
+    for name, suffix in FORMATS.items():
+        if dest.lower().endswith(suffix):
+            if to not in (None, name):
+                raise UsageError(f"{shown(dest)}: its suffix says {name}, --to says {to}; make them agree")
+            return name
+    raise UsageError(f"{shown(dest)}: a destination's suffix says its format; it must end in {' or '.join(SUFFIXES)}")
 
 
-def create_target(path: str) -> Target:
-    """A file target that will be at `path` (a temporary name, whatever its suffix)."""
-    return NpyTarget(path)
-
-
-def create_stream_target(fd: int) -> Target:
-    """A target that is written front to back to `fd`."""
-    if os.isatty(fd):
+def create_target(path: str, format: str, compressor: str | None = None) -> Target:
+    """A target of that format that will be at `path` (a temporary name, whatever its suffix); "-" is standard output."""
+    if path == "-" and os.isatty(1):
         raise UsageError("standard output is a terminal, where binary data is of no use; redirect it or name a file")
-    return NpyStreamTarget(fd)
+    if format == "npy":
+        return NpyStreamTarget(1) if path == "-" else NpyTarget(path)
+    from leakycli.storage.npz import Compressor, NpzTarget
+
+    return NpzTarget(path, Compressor.parse(compressor), stream=1 if path == "-" else None)
+
+
+def compresses(format: str, compressor: str | None, source: Source, member: Member) -> bool:
+    """Whether a target of that format compresses `member`, and so writes it front to back. Raises UsageError for an unknown compressor."""
+    if format == "npy":
+        if compressor is not None:
+            raise UsageError("--compressor is for .npz; a .npy file is not compressed")
+        return False
+    from leakycli.storage.npz import Compressor
+
+    return Compressor.of(Compressor.parse(compressor), source, member).compresses
 
 
 def fingerprint(path: str) -> str:
@@ -70,15 +94,17 @@ def is_regular(path: str) -> bool:
 
 
 __all__ = [
+    "FORMATS",
     "SUFFIXES",
     "ArrayInfo",
+    "Member",
     "Reader",
     "Source",
     "Target",
     "Writer",
-    "check_suffix",
-    "create_stream_target",
+    "compresses",
     "create_target",
+    "dest_format",
     "fingerprint",
     "is_regular",
     "is_stream",

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from leakycli.errors import LeakyError
 from leakycli.regions import Span
 
 Array = NDArray[Any]
@@ -43,6 +44,16 @@ class ArrayInfo:
             position, at = divmod(position, length)
             index.append(at)
         return tuple(index if self.fortran else reversed(index))
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Something in a source, by its key (unique there): an array, something else, or an array that cannot be read and why."""
+
+    key: str
+    name: str
+    array: ArrayInfo | None = None
+    problem: LeakyError | None = None
 
 
 class Reader(Protocol):
@@ -111,12 +122,22 @@ class Source(Protocol):
     def format(self) -> str: ...
 
     @property
-    def arrays(self) -> tuple[ArrayInfo, ...]: ...
+    def members(self) -> tuple[Member, ...]:
+        """All there is, in the source's order."""
+        ...
 
     @property
     def warnings(self) -> tuple[str, ...]: ...
 
-    def reader(self, info: ArrayInfo) -> Reader: ...
+    def sequential(self, member: Member) -> bool:
+        """Whether the member's reader is sequential."""
+        ...
+
+    def reader(self, member: Member) -> Reader: ...
+
+    def copy_problem(self, member: Member, other: Source, there: Member) -> str | None:
+        """How a copy of `member` in another source of the same format is none, in words; None where it is one."""
+        ...
 
     def identity(self) -> dict[str, Any]:
         """What tells this source from a changed one; taken anew at each call."""
@@ -126,9 +147,15 @@ class Source(Protocol):
 
 
 class Target(Protocol):
-    """Something that arrays are written to, under a temporary name or as a stream."""
+    """Something that arrays are written to, one after the other, under a temporary name or as a stream."""
 
-    def writer(self, info: ArrayInfo) -> Writer: ...
+    def writer(self, info: ArrayInfo, source: Source, member: Member) -> Writer:
+        """The writer for the array `info`, which comes from that member."""
+        ...
+
+    def copy(self, source: Source, member: Member) -> None:
+        """Take over a member as it is."""
+        ...
 
     def finish(self) -> int:
         """Complete the target after its last array; returns its size in bytes."""

@@ -17,6 +17,8 @@ import ast
 import os
 import re
 import stat
+from collections.abc import Callable
+from functools import partial
 from io import BytesIO
 from typing import Any
 
@@ -26,7 +28,7 @@ from numpy.lib import format as npy_format
 from leakycli.errors import CorruptError, LeakyError, UnsupportedError, shown, storage_error
 from leakycli.regions import Span
 from leakycli.rule import refuse_unsupported
-from leakycli.storage.base import Array, ArrayInfo
+from leakycli.storage.base import Array, ArrayInfo, Member, Source
 
 MAGIC = b"\x93NUMPY"
 
@@ -43,13 +45,13 @@ def read_exactly(fd: int, size: int) -> bytes:
     return b"".join(parts)
 
 
-def read_header(fd: int, name: str, array: str = "") -> tuple[ArrayInfo, bytes]:
-    """The array that the `.npy` file at `fd`'s position holds, and the bytes read: the header, up to the first element.
+def read_header(read: Callable[[int], bytes], name: str, array: str = "") -> tuple[ArrayInfo, bytes]:
+    """The array that the `.npy` file behind `read` holds, and the bytes read: the header, up to the first element.
 
-    Raises CorruptError or UnsupportedError, beginning with `name`.
+    read(n) gives the next n bytes, fewer at the end. Raises CorruptError or UnsupportedError, beginning with `name`.
     """
     try:
-        start = read_exactly(fd, 8)
+        start = read(8)
         if not start:
             raise CorruptError("is empty; a .npy file was expected")
         if start[:6] != MAGIC[: len(start)]:
@@ -58,11 +60,11 @@ def read_header(fd: int, name: str, array: str = "") -> tuple[ArrayInfo, bytes]:
             raise CorruptError("is cut off in its first 8 bytes")
         if start[6:] not in (b"\1\0", b"\2\0", b"\3\0"):
             raise CorruptError(f"has .npy version {start[6]}.{start[7]}; versions 1.0, 2.0 and 3.0 are known")
-        field = read_exactly(fd, 2 if start[6] == 1 else 4)
+        field = read(2 if start[6] == 1 else 4)
         length = int.from_bytes(field, "little")
         if length > _LONGEST_HEADER:
             raise CorruptError(f"claims a header of {length} bytes; more than {_LONGEST_HEADER} is not read")
-        header = read_exactly(fd, length)
+        header = read(length)
         if len(field) < (2 if start[6] == 1 else 4) or len(header) < length:
             raise CorruptError("is cut off in its header")
         return _parse(header, start[6], array), start + field + header
@@ -162,7 +164,7 @@ class NpySource:
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                info, header = read_header(fd, shown(path))
+                info, header = read_header(partial(read_exactly, fd), shown(path))
                 self._header = header
                 size = os.fstat(fd).st_size
             finally:
@@ -176,12 +178,19 @@ class NpySource:
             raise CorruptError(
                 f"{shown(path)}: is cut off: its header promises {needed} bytes ({info.dtype.name} {info.shape}), it has {size}"
             )
-        self.arrays = (info,)
+        self.members = (Member("", "", info),)
         extra = size - needed
         self.warnings = (f"{shown(path)}: {extra} bytes after the array were ignored",) if extra else ()
 
-    def reader(self, info: ArrayInfo) -> NpyReader:
-        return NpyReader(self._path, info, len(self._header))
+    def sequential(self, member: Member) -> bool:
+        return False
+
+    def reader(self, member: Member) -> NpyReader:
+        assert member.array is not None
+        return NpyReader(self._path, member.array, len(self._header))
+
+    def copy_problem(self, member: Member, other: Source, there: Member) -> str | None:
+        raise NotImplementedError("the one array of a .npy file is never copied")
 
     def identity(self) -> dict[str, Any]:
         try:
@@ -240,14 +249,21 @@ class NpyStreamSource:
         except OSError as error:
             raise storage_error(error, self._name, "cannot read") from None
         try:
-            info, _ = read_header(self._fd, self._name)
+            info, _ = read_header(partial(read_exactly, self._fd), self._name)
         except BaseException:
             os.close(self._fd)
             raise
-        self.arrays = (info,)
+        self.members = (Member("", "", info),)
 
-    def reader(self, info: ArrayInfo) -> NpyStreamReader:
-        return NpyStreamReader(self._fd, self._name, info)
+    def sequential(self, member: Member) -> bool:
+        return True
+
+    def reader(self, member: Member) -> NpyStreamReader:
+        assert member.array is not None
+        return NpyStreamReader(self._fd, self._name, member.array)
+
+    def copy_problem(self, member: Member, other: Source, there: Member) -> str | None:
+        raise NotImplementedError("the one array of a .npy file is never copied")
 
     def identity(self) -> dict[str, Any]:
         return {}
@@ -274,7 +290,7 @@ class NpyWriter:
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._path, self.info, self._offset)
 
-    def write(self, span: Span, y: Array) -> None:
+    def write(self, span: Span, y: Array) -> Any:
         view, done = y.view(np.uint8).data, 0
         at = self._offset + span.start * self.info.dtype.itemsize
         try:
@@ -301,7 +317,10 @@ class NpyTarget:
     def __init__(self, path: str) -> None:
         self._path = path
 
-    def writer(self, info: ArrayInfo) -> NpyWriter:
+    def copy(self, source: Source, member: Member) -> None:
+        raise NotImplementedError("a .npy file holds one array and nothing else")
+
+    def writer(self, info: ArrayInfo, source: Source, member: Member) -> NpyWriter:
         header = header_bytes(info)
         try:
             with open(self._path, "xb") as file:
@@ -347,7 +366,10 @@ class NpyStreamTarget:
     def __init__(self, fd: int) -> None:
         self._fd, self._bytes = fd, 0
 
-    def writer(self, info: ArrayInfo) -> NpyStreamWriter:
+    def copy(self, source: Source, member: Member) -> None:
+        raise NotImplementedError("a .npy stream holds one array and nothing else")
+
+    def writer(self, info: ArrayInfo, source: Source, member: Member) -> NpyStreamWriter:
         header = header_bytes(info)
         write_all(self._fd, memoryview(header))
         self._bytes = len(header) + info.nbytes

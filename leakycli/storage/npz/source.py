@@ -1,0 +1,351 @@
+"""Reading `.npz`: the directory by `zipfile`, the members as streams or, where they are stored, at any place.
+
+Nothing that the archive claims is believed before it is checked: a member gives no more bytes than it declares, its declared size holds
+the array that its header declares, and its CRC-32 is that of the bytes that came.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import lzma
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, cast
+
+import numpy as np
+from isal import igzip_lib, isal_zlib
+
+from leakycli.errors import CorruptError, LeakyError, StorageError, UnsupportedError, shown, storage_error
+from leakycli.regions import Span
+from leakycli.storage.base import Array, ArrayInfo, Member, Source
+from leakycli.storage.npy import MAGIC, NpyReader, read_header
+from leakycli.storage.npz import zip as z
+
+#: Bytes read from the archive at once.
+_CHUNK = 1 << 18
+
+#: Deflate's most bytes out for one byte in: a match of 258 bytes in two bits.
+_MOST = 1032
+
+#: What zipfile and the decompressors behind it raise on data that is not what it should be.
+_BROKEN: tuple[type[Exception], ...] = (
+    zipfile.BadZipFile,
+    cast("type[Exception]", igzip_lib.IsalError),
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    NotImplementedError,
+    RuntimeError,
+    OSError,
+    ValueError,
+)
+
+
+class Bytes(Protocol):
+    """A member's data, decompressed, front to back."""
+
+    def read(self, size: int, /) -> bytes:
+        """Up to `size` bytes, at least one unless the data ends."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Inflater:
+    """The data of a deflated member, by ISA-L. It never holds more than the bytes asked for and a chunk of the archive."""
+
+    def __init__(self, path: str, start: int, compressed: int) -> None:
+        self._file = open(path, "rb", buffering=0)  # noqa: SIM115
+        self._file.seek(start)
+        self._left = compressed
+        self._inflate = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_DEFLATE)
+
+    def read(self, size: int, /) -> bytes:
+        while not self._inflate.eof:
+            chunk = b""
+            if self._inflate.needs_input:
+                chunk = self._file.read(min(_CHUNK, self._left))
+                if not chunk:
+                    raise EOFError("the deflated data ends early")
+                self._left -= len(chunk)
+            if data := self._inflate.decompress(chunk, max_length=size):
+                return bytes(data)
+        return b""
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class NpzSource:
+    """A `.npz` archive. Of several members with one name the last counts, as numpy has it."""
+
+    format = "npz"
+
+    def __init__(self, path: str) -> None:
+        """Raises StorageError, CorruptError or UnsupportedError, each naming `path`."""
+        self._path = path
+        self.zip = _opened(path)
+        entries = {entry.filename: entry for entry in self.zip.infolist()}
+        repeated = len(self.zip.infolist()) - len(entries)
+        self.warnings: tuple[str, ...] = ()
+        if repeated:
+            self.warnings = (f"{shown(path)}: {repeated} members are there under a name that comes again; the last of a name counts",)
+        self._entries: dict[str, zipfile.ZipInfo] = {}
+        self._offsets: dict[str, tuple[int, bytes]] = {}
+        try:
+            self.members = tuple(self._member(entry) for entry in entries.values())
+            if not any(member.array or member.problem for member in self.members):
+                raise CorruptError(f"{shown(path)}: holds no arrays (of {len(entries)} members none is a .npy file)")
+        except BaseException:
+            self.zip.close()
+            raise
+
+    def entry(self, member: Member) -> zipfile.ZipInfo:
+        """The directory's entry for `member`."""
+        return self._entries[member.key]
+
+    def sequential(self, member: Member) -> bool:
+        return self.entry(member).compress_type != z.STORED
+
+    def reader(self, member: Member) -> NpzStoredReader | NpzStreamReader:
+        info, entry = member.array, self.entry(member)
+        assert info is not None
+        start, header = self._offsets[member.key]
+        name = _where(self._path, member.key)
+        if entry.compress_type == z.STORED:
+            return NpzStoredReader(self._path, info, start, header, (name, entry.CRC, entry.file_size))
+        return NpzStreamReader(self.data(entry), info, header, (name, entry.CRC, entry.file_size))
+
+    def data(self, entry: zipfile.ZipInfo) -> Bytes:
+        """A member's data from its beginning."""
+        if entry.compress_type == z.DEFLATED:
+            return Inflater(self._path, self.start(entry), entry.compress_size)
+        return self.zip.open(entry)
+
+    def start(self, entry: zipfile.ZipInfo) -> int:
+        """Where a member's data begins in the archive, in bytes. Raises CorruptError where it does not lie in it."""
+        name = _where(self._path, entry.filename)
+        try:
+            with open(self._path, "rb") as file:
+                file.seek(entry.header_offset)
+                start = z.data_offset(file.read(z.LOCAL_SIZE), entry.header_offset)
+                size = os.fstat(file.fileno()).st_size
+        except (OSError, ValueError, OverflowError):
+            raise CorruptError(f"{name}has no header where the directory says") from None
+        if start is None or start + entry.compress_size > size:
+            raise CorruptError(f"{name}has no data where the directory says; the archive is cut off or damaged")
+        return start
+
+    def copy_problem(self, member: Member, other: Source, there: Member) -> str | None:
+        assert isinstance(other, NpzSource)
+        if self.entry(member).file_size != other.entry(there).file_size:
+            return f"has {other.entry(there).file_size} bytes, its source {self.entry(member).file_size}"
+        at = 0
+        for a, b in zip(self.contents(member, _CHUNK), other.contents(there, _CHUNK), strict=True):
+            if a != b:
+                first = next(i for i, (p, q) in enumerate(zip(a, b, strict=True)) if p != q)
+                return f"is no copy of its source: byte {at + first} differs"
+            at += len(a)
+        return None
+
+    def identity(self) -> dict[str, Any]:
+        try:
+            found = os.stat(self._path)
+        except OSError as error:
+            raise storage_error(error, self._path, "cannot read") from None
+        return {"bytes": found.st_size, "mtime_ns": found.st_mtime_ns, "inode": found.st_ino, "members": len(self.members)}
+
+    def close(self) -> None:
+        self.zip.close()
+
+    def contents(self, member: Member, piece: int) -> Iterator[bytes]:
+        """A member's bytes in pieces of up to `piece`. Raises CorruptError, after the last, where size or CRC-32 are not as declared."""
+        entry = self.entry(member)
+        declared = (_where(self._path, member.key), entry.CRC, entry.file_size)
+        with contextlib.closing(_Checked(self.data(entry), declared)) as data:
+            while size := min(piece, data.left):
+                buffer = bytearray(size)
+                data.take(memoryview(buffer))
+                yield bytes(buffer)
+            data.check_end()
+
+    def raw(self, member: Member, piece: int) -> Iterator[bytes]:
+        """A member's bytes as they are in the archive, in pieces of up to `piece`."""
+        entry = self.entry(member)
+        at, left = self.start(entry), entry.compress_size
+        with open(self._path, "rb", buffering=0) as file:
+            file.seek(at)
+            while left:
+                if not (data := file.read(min(piece, left))):
+                    raise CorruptError(f"{_where(self._path, member.key)}is cut off")
+                left -= len(data)
+                yield data
+
+    def _member(self, entry: zipfile.ZipInfo) -> Member:
+        key = entry.filename
+        array, self._entries[key] = key.removesuffix(".npy"), entry
+        name = _where(self._path, key)
+        if entry.flag_bits & z.ENCRYPTED:
+            raise UnsupportedError(f"{name}is encrypted; decrypt the archive first")
+        try:
+            start = self.start(entry)
+            if not key.endswith(".npy"):
+                # numpy goes by the content, so that an array may have any name.
+                with contextlib.closing(self.data(entry)) as data:
+                    if _exactly(data)(len(MAGIC)) != MAGIC:
+                        return Member(key, array)
+            with contextlib.closing(self.data(entry)) as data:
+                info, header = read_header(_exactly(data), name.removesuffix(": "), array)
+        except UnsupportedError as error:
+            return Member(key, array, None, error)
+        except LeakyError:
+            raise
+        except _BROKEN as error:
+            raise CorruptError(f"{name}cannot be read: {shown(str(error)) or type(error).__name__}") from None
+        if len(header) + info.nbytes > entry.file_size:
+            needed = len(header) + info.nbytes
+            raise CorruptError(f"{name}is cut off: its header promises {needed} bytes, the archive has {entry.file_size}")
+        if entry.compress_type == z.DEFLATED and entry.file_size > _MOST * entry.compress_size:
+            raise CorruptError(f"{name}declares {entry.file_size} bytes, more than {entry.compress_size} deflated bytes can hold")
+        if entry.compress_type == z.STORED and entry.compress_size != entry.file_size:
+            raise CorruptError(f"{name}is stored in {entry.compress_size} bytes but declares {entry.file_size}")
+        self._offsets[key] = (start, header)
+        return Member(key, array, info)
+
+
+class NpzStoredReader(NpyReader):
+    """Reads a member that is stored, at any place, and checks the CRC-32 of all its bytes at the end."""
+
+    def __init__(self, path: str, info: ArrayInfo, start: int, header: bytes, declared: tuple[str, int, int]) -> None:
+        """start: of the member's data in the archive, in bytes; declared: how to call the member, its CRC-32 and its size."""
+        super().__init__(path, info, start + len(header))
+        self._start, self._header, self._declared = start, header, declared
+        self._crc = isal_zlib.crc32(header)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._path, self.info, self._start, self._header, self._declared)
+
+    def read(self, span: Span, buffer: Array) -> tuple[Array, Any]:
+        found, _ = super().read(span, buffer)
+        return found, (isal_zlib.crc32(found.view(np.uint8)), found.nbytes)
+
+    def commit(self, payloads: list[Any]) -> None:
+        for crc, size in payloads:
+            self._crc = isal_zlib.crc32_combine(self._crc, crc, size)
+
+    def finish(self) -> None:
+        name, crc, size = self._declared
+        at, end = self._offset + self.info.nbytes, self._start + size
+        while at < end:
+            rest = os.pread(self._fd, min(_CHUNK, end - at), at)
+            if not rest:
+                break
+            self._crc = isal_zlib.crc32(rest, self._crc)
+            at += len(rest)
+        _check_crc(name, self._crc, crc)
+
+
+class _Checked:
+    """A member's data, counted and summed: the one place where size and CRC-32 of a stream are checked."""
+
+    def __init__(self, data: Bytes, declared: tuple[str, int, int]) -> None:
+        """declared: how to call the member, its CRC-32 and its size in bytes."""
+        self._data = data
+        self._name, self._declared_crc, self._size = declared
+        self._crc, self.left = 0, self._size
+
+    def take(self, view: memoryview) -> None:
+        """Fill `view` with the next bytes. Raises CorruptError, StorageError."""
+        done = 0
+        try:
+            while done < len(view):
+                if not (data := self._data.read(min(len(view) - done, _CHUNK))):
+                    raise EOFError(f"it ends {self.left - done} bytes early")
+                view[done : done + len(data)] = data
+                done += len(data)
+        except _BROKEN as error:
+            raise self._broken(error) from None
+        self._crc = isal_zlib.crc32(view, self._crc)
+        self.left -= done
+
+    def check_end(self) -> None:
+        """After the last byte: raise CorruptError where there are more, or where they are not those that were stored."""
+        rest = bytearray(_CHUNK)
+        while self.left:
+            self.take(memoryview(rest)[: min(self.left, _CHUNK)])
+        try:
+            more = self._data.read(1)
+        except _BROKEN as error:
+            raise self._broken(error) from None
+        if more:
+            raise CorruptError(f"{self._name}holds more than the {self._size} bytes it declares")
+        _check_crc(self._name, self._crc, self._declared_crc)
+
+    def close(self) -> None:
+        self._data.close()
+
+    def _broken(self, error: Exception) -> LeakyError:
+        if isinstance(error, OSError) and error.errno is not None:
+            return StorageError(f"{self._name}cannot be read: {error.strerror}")
+        return CorruptError(f"{self._name}cannot be decompressed: {shown(str(error)) or type(error).__name__}")
+
+
+class NpzStreamReader:
+    """Reads a compressed member front to back, and checks its size and its CRC-32 at the end."""
+
+    sequential = True
+
+    def __init__(self, data: Bytes, info: ArrayInfo, header: bytes, declared: tuple[str, int, int]) -> None:
+        """data: the member from its beginning; declared: how to call it, its CRC-32 and its size."""
+        self.info = info
+        self._data = _Checked(data, declared)
+        self._data.take(memoryview(bytearray(len(header))))
+
+    def fetch(self, region: Span, buffer: Array) -> None:
+        self._data.take(buffer.data)
+
+    def read(self, span: Span, buffer: Array) -> tuple[Array, None]:
+        return np.frombuffer(buffer, self.info.dtype, span.size), None
+
+    def commit(self, payloads: list[Any]) -> None:
+        pass
+
+    def finish(self) -> None:
+        self._data.check_end()
+
+    def close(self) -> None:
+        self._data.close()
+
+
+def _opened(path: str) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(path)
+    except OSError as error:
+        if error.errno is None:
+            raise CorruptError(f"{shown(path)}: is no zip archive that can be read: {shown(str(error))}") from None
+        raise storage_error(error, path, "cannot read") from None
+    # A hostile directory trips zipfile in several ways.
+    except Exception as error:
+        raise CorruptError(f"{shown(path)}: is no zip archive that can be read: {shown(str(error)) or type(error).__name__}") from None
+
+
+def _where(path: str, member: str) -> str:
+    return f"{shown(path)}: member {shown(member)}: "
+
+
+def _check_crc(name: str, found: int, declared: int) -> None:
+    if found != declared:
+        raise CorruptError(f"{name}is damaged: its CRC-32 is {found:08x}, the archive says {declared:08x}")
+
+
+def _exactly(data: Bytes) -> Callable[[int], bytes]:
+    def read(size: int) -> bytes:
+        parts = []
+        while size and (part := data.read(size)):
+            parts.append(part)
+            size -= len(part)
+        return b"".join(parts)
+
+    return read
