@@ -12,13 +12,13 @@ from typing import Any
 from leakycli import events, machine, storage
 from leakycli._version import __version__
 from leakycli.comparison import compare_sources, comparing_bytes, result_info
-from leakycli.errors import DifferenceError, LossError, SourceChangedError, StorageError, UsageError, shown
+from leakycli.errors import DifferenceError, LossError, SourceChangedError, StorageError, UsageError, shown, storage_error
 from leakycli.executors import local_executor
 from leakycli.onepass import sample_stride, scratch_bytes
 from leakycli.options import Options, place
 from leakycli.pipeline import ArrayResult, run
 from leakycli.plan import ArrayPlan, Plan
-from leakycli.publish import Publication, check_distinct, check_space, resolve
+from leakycli.publish import Publication, check_distinct, check_space, remove, resolve
 from leakycli.regions import Span
 from leakycli.report.model import ArrayReport, Cost, Distribution, Endpoint, Report, Statistics
 from leakycli.rule import Losses, Rule
@@ -68,23 +68,30 @@ class Job:
             self._check_report(report)
         if self._source_path != "-":
             touched = self._publication.touched() if self._publication else ()
-            for path in (*touched, *self._report_paths()):
+            reports = [path for report in self._report_paths() for path in (report, report + ".partial")]
+            for path in (*touched, *reports):
                 check_distinct(self._source_path, path)
 
     def _report_paths(self) -> tuple[str, ...]:
-        given = tuple(path for path in self._options.reports if path != "none")
-        beside = () if self._stream_out or "none" in self._options.reports else (f"{self._dest_path}.report.json",)
-        return beside + given
+        """Where reports go: beside the destination, and where asked for; each once, however it was written."""
+        given = [path for path in self._options.reports if path != "none"]
+        beside = [] if self._stream_out or "none" in self._options.reports else [f"{self._dest_path}.report.json"]
+        return tuple({os.path.realpath(path): path for path in reversed(beside + given)}.values())[::-1]
 
     def _check_report(self, path: str) -> None:
         """Refuse to replace what is no report of ours."""
-        if self._options.overwrite and (storage.is_regular(path) or not os.path.lexists(path)):
+        if not os.path.lexists(path):
+            folder = os.path.dirname(path) or "."
+            if not os.path.isdir(folder):
+                raise StorageError(f"{shown(path)}: the folder {shown(folder)} does not exist; create it first")
             return
-        try:
-            with open(path, "rb") as file:
-                ours = b'"tool": "leakycli"' in file.read(200)
-        except OSError:
-            ours = not os.path.lexists(path)
+        ours = storage.is_regular(path) and self._options.overwrite
+        if storage.is_regular(path) and not ours:
+            try:
+                with open(path, "rb") as file:
+                    ours = b'"tool": "leakycli"' in file.read(200)
+            except OSError as error:
+                raise storage_error(error, path, "cannot read") from None
         if not ours:
             raise UsageError(f"{shown(path)}: exists and is no report of leakycli; give --report another path, or --report none")
 
@@ -186,7 +193,8 @@ class Job:
         for path in self._report_paths():
             temporary = self._publication.companion(path) if self._publication else path + ".partial"
             try:
-                with open(temporary, "w", encoding="utf-8") as file:
+                remove(temporary)
+                with open(temporary, "x", encoding="utf-8") as file:
                     file.write(text)
                 if self._publication is None:
                     os.replace(temporary, path)

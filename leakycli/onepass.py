@@ -33,15 +33,17 @@ def sample_stride(rule: Rule, size: int) -> int:
 
 def scratch_bytes(rule: Rule, size: int) -> int:
     """Bytes that `OnePass` for an array of `size` elements takes at most, temporaries of its libraries' calls included."""
-    widest = 8
+    # Four histograms at a time (two kept, two handed over) with the count of one piece.
+    histograms = 5 * 8 * (1 << 14) + 8 * (1 << 17)
     if by_table(rule, size):
         patterns = 1 << 8 * rule.source.itemsize
-        # The table and its flags; values, float64 and flags for each of two summaries; counts of piece, unit and region with the sums.
-        return PIECE * (rule.source.itemsize + widest) + patterns * (6 + 2 * (2 * widest + 8) + 8 * widest)
-    # Kernel: x, y, mask and what an integer output compares; summaries: mask, float64, a copy of the finite ones and their mask.
+        # Index and native copy of a piece; the table with its flags, values and flags of two summaries, counts of piece, unit and
+        # region, and what summing them up takes.
+        return histograms + PIECE * 16 + patterns * (14 + 2 * 22 + 3 * 8 + 48)
+    # Kernel: x, y, mask; an integer output compares and clips. Summaries: mask, float64, a copy of the finite elements.
     piece = min(PIECE, max(size, 1))
-    histograms = 4 * widest * (1 << 14) * 2
-    return piece * (2 * widest + 8 * widest + 2 * widest + 4) + histograms
+    kernel = 17 + (rule.dtype.kind != "f") * (48 if rule.source.kind != "f" else 24)
+    return histograms + piece * (kernel + 9 + 8 + 3 * 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +94,9 @@ class OnePass:
         """The histograms (before, after) since the last time."""
         before, after = self._histograms
         if self._table is not None:
-            before.add(self._table.x, self._seen)
-            after.add(self._table.y, self._seen)
+            with np.errstate(invalid="ignore"):  # signalling NaN
+                before.add(self._table.x, self._seen)
+                after.add(self._table.y, self._seen)
             self._seen[:] = 0
         self._histograms = Histogram(self._rule.source), Histogram(self._rule.dtype)
         return before, after

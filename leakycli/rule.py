@@ -67,8 +67,9 @@ class Rule:
         Raises UnsupportedError for a source type that has no leaky ReLU, UsageError for an alpha that is not finite (also: not
         finite in the compute type), a dtype that is not one of `OUTPUTS`, and a `nan` that does not fit dtype.
         """
-        source = np.dtype(source).newbyteorder("=")
+        source = np.dtype(source)
         refuse_unsupported(source)
+        source = source.newbyteorder("=")
         if dtype is None:
             dtype = source if source.kind == "f" else np.dtype("float32")
         dtype = np.dtype(dtype).newbyteorder("=")

@@ -27,7 +27,9 @@ class Summary:
     """Statistics of some elements. `count` is their number, of which negative + zero + positive + nan make up all.
 
     ±0 count as zero; ±inf as negative or positive, and once more in neginf, posinf. minimum and maximum are over all but NaN (None where
-    there are none) and exact: an int for integers. mean and m2 are over the finite elements, 0 where there are none.
+    there are none) and exact: an int for integers. centre, m2 and exponent are over the finite elements, 0 where there are none: their mean
+    is centre * 2^exponent and the sum of their squared deviations m2 * 4^exponent. The exponent is 0 but for values near the ends
+    of float64, whose squares it could not hold.
     """
 
     count: int = 0
@@ -39,8 +41,14 @@ class Summary:
     posinf: int = 0
     minimum: Number | None = None
     maximum: Number | None = None
-    mean: float = 0.0
+    centre: float = 0.0
     m2: float = 0.0
+    exponent: int = 0
+
+    @property
+    def mean(self) -> float:
+        """Mean of the finite elements, 0 where there are none."""
+        return math.ldexp(self.centre, self.exponent)
 
     @property
     def finite(self) -> int:
@@ -49,7 +57,7 @@ class Summary:
     @property
     def deviation(self) -> float | None:
         """Standard deviation of the finite elements (ddof 0); None where there are none."""
-        return math.sqrt(max(self.m2, 0.0) / self.finite) if self.finite else None
+        return math.ldexp(math.sqrt(self.m2 / self.finite), self.exponent) if self.finite else None
 
     def merge(self, other: Summary) -> Summary:
         """The summary of both together, `other` coming after."""
@@ -57,7 +65,6 @@ class Summary:
             return self
         if not self.count:
             return other
-        mean, m2 = _merge_moments(self, other)
         return Summary(
             self.count + other.count,
             self.negative + other.negative,
@@ -68,21 +75,27 @@ class Summary:
             self.posinf + other.posinf,
             other.minimum if self.minimum is None else self.minimum if other.minimum is None else min(self.minimum, other.minimum),
             other.maximum if self.maximum is None else self.maximum if other.maximum is None else max(self.maximum, other.maximum),
-            mean,
-            m2,
+            *_merge_moments(self, other),
         )
 
 
-def _merge_moments(a: Summary, b: Summary) -> tuple[float, float]:
+#: A mean, the sum of squared deviations from it, and the exponent of both, as in `Summary`.
+Moments = tuple[float, float, int]
+
+
+def _merge_moments(a: Summary, b: Summary) -> Moments:
     if not b.finite:
-        return a.mean, a.m2
+        return a.centre, a.m2, a.exponent
     if not a.finite:
-        return b.mean, b.m2
+        return b.centre, b.m2, b.exponent
+    exponent = max(a.exponent, b.exponent)
+    # What becomes too small for the larger exponent is too small to count.
+    (mean, m2), (other_mean, other_m2) = (
+        (math.ldexp(s.centre, s.exponent - exponent), math.ldexp(s.m2, 2 * (s.exponent - exponent))) for s in (a, b)
+    )
     share = b.finite / (a.finite + b.finite)
-    delta = b.mean - a.mean
-    if math.isinf(delta):  # means near both ends of float64: the deviation is beyond it, the mean is not
-        return a.mean * (1 - share) + b.mean * share, math.inf
-    return a.mean + delta * share, a.m2 + b.m2 + delta * delta * a.finite * share
+    delta = other_mean - mean
+    return mean + delta * share, m2 + other_m2 + delta * delta * a.finite * share, exponent
 
 
 def summarise(x: Array, mask: NDArray[np.bool_], scratch: Array) -> Summary:
@@ -95,18 +108,21 @@ def summarise(x: Array, mask: NDArray[np.bool_], scratch: Array) -> Summary:
         finite = x[np.isfinite(x)]
         nan = int(np.count_nonzero(np.isnan(x)))
         neginf, posinf = int(np.count_nonzero(x == -np.inf)), int(np.count_nonzero(x == np.inf))
-        low, high = np.fmin.reduce(x), np.fmax.reduce(x)
+        # Not fmin and fmax: a signalling NaN comes through them.
+        numbers = x[~np.isnan(x)]
+        low, high = (np.minimum.reduce(numbers), np.maximum.reduce(numbers)) if numbers.size else (low, high)
     positive = int(np.count_nonzero(np.greater(x, 0, out=mask)))
     zero = int(np.count_nonzero(np.equal(x, 0, out=mask)))
     if low == high and finite is x:
-        mean, m2 = float(low) + 0.0, 0.0
+        # Constant data: exact, and common.
+        exponent = _exponent(abs(float(low)))
+        moments = math.ldexp(float(low), -exponent) + 0.0, 0.0, exponent
     else:
-        mean, m2 = _moments(finite, scratch) if finite.size else (0.0, 0.0)
+        moments = _moments(finite, scratch) if finite.size else (0.0, 0.0, 0)
     known = nan < x.size
     negative = x.size - nan - zero - positive
-    return Summary(
-        x.size, negative, zero, positive, nan, neginf, posinf, number(low) if known else None, number(high) if known else None, mean, m2
-    )
+    minimum, maximum = (number(low), number(high)) if known else (None, None)
+    return Summary(x.size, negative, zero, positive, nan, neginf, posinf, minimum, maximum, *moments)
 
 
 def number(value: Any) -> Number:
@@ -115,8 +131,8 @@ def number(value: Any) -> Number:
     return plain + 0
 
 
-def _moments(x: Array, scratch: Array) -> tuple[float, float]:
-    """(mean, M2) of finite `x`, float32 to a relative error of about 1e-7, other types in float64."""
+def _moments(x: Array, scratch: Array) -> Moments:
+    """The moments of finite `x`, float32 to a relative error of about 1e-7, other types in float64."""
     if x.dtype == np.float32:
         total, squares = _sums(x)
         # Sums of squares that leave float32's range say so by being infinite or no longer normal.
@@ -124,31 +140,24 @@ def _moments(x: Array, scratch: Array) -> tuple[float, float]:
             mean = total / x.size
             m2 = squares - total * mean
             if m2 > 0.1 * squares:
-                return mean, m2
+                return mean, m2, 0
             deviations = scratch.view(np.float32)[: x.size]
             np.subtract(x, np.float32(mean), out=deviations)
             if 1e-20 < (shifted := _shifted(deviations, float(np.float32(mean))))[1] / x.size < 1e30:
-                return shifted
+                return *shifted, 0
     wide = scratch[: x.size]
     np.copyto(wide, x)
-    extreme = max(abs(float(np.minimum.reduce(wide))), abs(float(np.maximum.reduce(wide))))
-    if extreme == 0:
-        return 0.0, 0.0
-    # Scaled by a power of two, which is exact, so that neither sums nor squares leave the range of float64.
-    exponent = math.frexp(extreme)[1] if not 1e-100 < extreme < 1e100 else 0
+    exponent = _exponent(max(-float(np.minimum.reduce(wide)), float(np.maximum.reduce(wide))))
     if exponent:
         np.ldexp(wide, -exponent, out=wide)
     centre = _sums(wide)[0] / wide.size
     np.subtract(wide, centre, out=wide)
-    mean, m2 = _shifted(wide, centre)
-    return _ldexp(mean, exponent), _ldexp(m2, 2 * exponent)
+    return *_shifted(wide, centre), exponent
 
 
-def _ldexp(value: float, exponent: int) -> float:
-    try:
-        return math.ldexp(value, exponent)
-    except OverflowError:
-        return math.copysign(math.inf, value)
+def _exponent(largest: float) -> int:
+    """The power of two to divide by, exactly, so that neither sums nor squares of such numbers leave the range of float64."""
+    return math.frexp(largest)[1] if largest and not 1e-100 < largest < 1e100 else 0
 
 
 def _shifted(deviations: Array, centre: float) -> tuple[float, float]:
@@ -169,12 +178,17 @@ def _sums(x: Array) -> tuple[float, float]:
     return total, squares
 
 
+#: Elements put into bins at once: bounds the temporaries.
+_HISTOGRAM_PIECE = 1 << 14
+
+
 class PatternSummary:
     """Summaries and histograms of an array whose values are `values[i]`, known by how often each i occurs."""
 
     def __init__(self, values: Array) -> None:
         self._values = values
-        self._wide = values.astype(np.float64)
+        with np.errstate(invalid="ignore"):  # signalling NaN
+            self._wide = values.astype(np.float64)
         self._nan = np.isnan(self._wide)
         self._neginf, self._posinf = self._wide == -np.inf, self._wide == np.inf
         self._finite = np.isfinite(self._wide)
@@ -190,8 +204,10 @@ class PatternSummary:
         known = self._values[met & ~self._nan]
         finite = np.flatnonzero(met & self._finite)
         weight, wide = occurrences[finite].astype(np.float64), self._wide[finite]
-        mean = m2 = 0.0
+        mean, m2, exponent = 0.0, 0.0, 0
         if finite.size:
+            exponent = _exponent(float(np.abs(wide).max()))
+            wide = np.ldexp(wide, -exponent)
             n = float(np.add.reduce(weight))
             mean = float(np.add.reduce(weight * wide)) / n
             m2 = float(np.add.reduce(weight * np.square(wide - mean)))
@@ -207,6 +223,7 @@ class PatternSummary:
             number(known.max()) if known.size else None,
             mean,
             m2,
+            exponent,
         )
 
 
@@ -238,6 +255,11 @@ class Histogram:
 
     def add(self, x: Array, occurrences: NDArray[np.int64] | None = None) -> None:
         """Count the elements of the 1-D `x`, each `occurrences` times (once by default)."""
+        for at in range(0, x.size, _HISTOGRAM_PIECE):
+            piece = slice(at, at + _HISTOGRAM_PIECE)
+            self._add(x[piece], None if occurrences is None else occurrences[piece])
+
+    def _add(self, x: Array, occurrences: NDArray[np.int64] | None) -> None:
         values = _towards_zero(x) if x.dtype.kind != "f" else np.ascontiguousarray(x)
         index = (values.view(self._bits) >> self._shift).astype(np.intp)
         zero = values == 0

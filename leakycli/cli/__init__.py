@@ -60,9 +60,13 @@ def _run(arguments: list[str]) -> int:
     state: dict[str, Any] = {"debug": "--debug" in arguments}
     try:
         with deliver_signals():
-            result = cli.main(arguments, prog_name="leakycli", standalone_mode=False, obj=state)
+            # Not `cli.main`: that turns a closed pipe into exit code 1.
+            with cli.make_context("leakycli", arguments or ["--help"], obj=state) as context:
+                result = cli.invoke(context)
             sys.stdout.flush()
             return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as error:
+        return _flushed(error.exit_code)
     except Interrupted as error:
         _say(f"interrupted by {error.signal.name}; the destination was left as it was")
         _die(error.signal)
@@ -88,6 +92,15 @@ def _run(arguments: list[str]) -> int:
             traceback.print_exc()
         _say(f"a defect of leakycli, please report it: {type(error).__name__}: {error} (--debug shows where)")
         return 1
+
+
+def _flushed(code: int) -> int:
+    """`code`, once what was printed is out."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _die(signal.SIGPIPE)
+    return code
 
 
 def _say(message: str) -> None:

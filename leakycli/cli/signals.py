@@ -24,10 +24,11 @@ def deliver_signals() -> Iterator[None]:
     """
 
     def interrupt(signum: int, frame: FrameType | None) -> None:
-        for other in watched:
-            signal.signal(other, signal.SIG_IGN)
-        raise Interrupted(signum)
+        if not received:
+            received.append(signum)
+            raise Interrupted(signum)
 
+    received: list[int] = []
     before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     watched = [s for s, handler in before.items() if handler is not signal.SIG_IGN]
     for s in watched:

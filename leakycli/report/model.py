@@ -36,8 +36,19 @@ class Statistics:
 
     @classmethod
     def of(cls, s: Summary) -> Statistics:
-        mean = s.mean if s.finite else None
-        return cls(s.count, s.negative, s.zero, s.positive, s.nan, s.neginf, s.posinf, s.minimum, s.maximum, mean, s.deviation)
+        return cls(
+            s.count,
+            s.negative,
+            s.zero,
+            s.positive,
+            s.nan,
+            s.neginf,
+            s.posinf,
+            s.minimum,
+            s.maximum,
+            s.mean if s.finite else None,
+            s.deviation,
+        )
 
 
 @dataclass(frozen=True, slots=True)

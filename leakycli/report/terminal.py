@@ -5,6 +5,7 @@ Everything that comes from a file (names, mostly) is shown escaped, for the term
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from math import prod
 from typing import TYPE_CHECKING, Any, TextIO
@@ -154,7 +155,12 @@ def comparison_values(comparison: Comparison) -> dict[str, Any]:
 def _console(stream: TextIO) -> Console:
     from rich.console import Console
 
-    return Console(file=stream, highlight=False, soft_wrap=True)
+    class Plain(Console):
+        def on_broken_pipe(self) -> None:
+            # rich would end the process here, with exit code 1.
+            raise BrokenPipeError
+
+    return Plain(file=stream, highlight=False, soft_wrap=True)
 
 
 def _say(console: Console, line: str) -> None:
@@ -177,21 +183,26 @@ def _number(value: float | None) -> str:
 def _spark(distribution: Distribution | None, array: ArrayReport) -> str:
     """The distribution in a line of bars, from the smaller minimum to the larger maximum of before and after."""
     both = [d for d in (array.histogram_before, array.histogram_after) if d is not None]
-    edges = [edge for d in both for low, high, _ in d.bins for edge in (low, high)]
+    edges = [_finite(edge) for d in both for low, high, _ in d.bins for edge in (low, high)]
     if not edges or distribution is None:
         return ""
     low, high = min(edges), max(edges)
     width = (high / _COLUMNS - low / _COLUMNS) or 1.0
     heights = [0.0] * _COLUMNS
     for lower, upper, count in distribution.bins:
-        # Spread over the columns that the bin covers; a bin within one column counts there.
-        first, last = (min(int(edge / width - low / width), _COLUMNS - 1) for edge in (lower, upper))
+        # In columns, so that nothing overflows. A bin is spread over those that it covers; one within a column counts there.
+        left, right = (_finite(edge) / width - low / width for edge in (lower, upper))
+        first, last = min(int(left), _COLUMNS - 1), min(int(right), _COLUMNS - 1)
         for column in range(first, last + 1):
-            left, right = max(lower, low + column * width), min(upper, low + (column + 1) * width)
-            share = (right - left) / (upper - lower) if last > first else 1.0
+            share = (min(right, column + 1) - max(left, column)) / (right - left) if last > first else 1.0
             heights[column] += count * max(share, 0.0)
     top = max(heights) or 1.0
     return "".join(_BARS[min(int(h / top * 8), 7)] if h else " " for h in heights)
+
+
+def _finite(edge: float) -> float:
+    """An edge of a histogram, of which float64's outermost are infinite."""
+    return max(-sys.float_info.max, min(edge, sys.float_info.max))
 
 
 def _shape(shape: tuple[int, ...]) -> str:

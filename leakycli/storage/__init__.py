@@ -22,6 +22,7 @@ SUFFIXES = tuple(FORMATS.values())
 
 def open_source(path: str) -> Source:
     """The source at `path`; "-" is standard input. Raises StorageError, CorruptError or UnsupportedError, each naming the path."""
+    check_path(path)
     if is_stream(path):
         return NpyStreamSource(path)
     try:
@@ -40,8 +41,15 @@ def open_source(path: str) -> Source:
     return NpySource(path)
 
 
+def check_path(path: str) -> None:
+    """Raise UsageError for what no file system takes as a name."""
+    if not path or "\0" in path:
+        raise UsageError(f"{shown(path)}: is no path: it {'has a NUL character' if path else 'is empty'}")
+
+
 def dest_format(dest: str, to: str | None = None) -> str:
     """The format of `dest`: what its suffix says, or `to` (by default "npy") for "-". Raises UsageError where they disagree."""
+    check_path(dest)
     if dest == "-":
         return to or "npy"
     for name, suffix in FORMATS.items():

@@ -17,6 +17,7 @@ import ast
 import os
 import re
 import stat
+import warnings
 from collections.abc import Callable
 from functools import partial
 from io import BytesIO
@@ -25,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy_format
 
-from leakycli.errors import CorruptError, LeakyError, UnsupportedError, shown, storage_error
+from leakycli.errors import CorruptError, LeakyError, SourceChangedError, UnsupportedError, shown, storage_error
 from leakycli.regions import Span
 from leakycli.rule import refuse_unsupported
 from leakycli.storage.base import Array, ArrayInfo, Member, Source
@@ -75,11 +76,13 @@ def read_header(read: Callable[[int], bytes], name: str, array: str = "") -> tup
 def _parse(header: bytes, version: int, array: str) -> ArrayInfo:
     try:
         text = header.decode("utf-8" if version == 3 else "latin-1")
-        try:
-            fields = ast.literal_eval(text.strip())
-        except SyntaxError:
-            # Python 2 wrote its long integers as 3L.
-            fields = ast.literal_eval(re.sub(r"\b(\d+)L\b", r"\1", text.strip()))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd literals
+            try:
+                fields = ast.literal_eval(text.strip())
+            except SyntaxError:
+                # Python 2 wrote its long integers as 3L.
+                fields = ast.literal_eval(re.sub(r"\b(\d+)L\b", r"\1", text.strip()))
     # A hostile literal can exhaust the parser in several ways.
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         raise CorruptError("has a malformed header: it is no Python dict literal") from None
@@ -87,18 +90,27 @@ def _parse(header: bytes, version: int, array: str) -> ArrayInfo:
         raise CorruptError("has a malformed header: 'descr', 'fortran_order' and 'shape' were expected")
     shape, fortran, descr = fields["shape"], fields["fortran_order"], fields["descr"]
     if not isinstance(shape, tuple) or not all(type(n) is int and 0 <= n < 1 << 63 for n in shape):
-        raise CorruptError(f"has a malformed header: {shown(repr(shape)[:80])} is no shape")
+        raise CorruptError(f"has a malformed header: {_brief(shape)} is no shape")
     if len(shape) > 64:
         raise UnsupportedError(f"has {len(shape)} dimensions; numpy reads at most 64")
     if type(fortran) is not bool:
         raise CorruptError("has a malformed header: 'fortran_order' is neither True nor False")
     try:
-        dtype = npy_format.descr_to_dtype(descr)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old type names
+            dtype = npy_format.descr_to_dtype(descr)
     # Also what numpy's own parser of dtype strings raises on odd input.
     except (ValueError, TypeError, SyntaxError, KeyError, IndexError, AttributeError, OverflowError, MemoryError, RecursionError):
-        raise CorruptError(f"has a malformed header: {shown(repr(descr)[:80])} is no dtype") from None
+        raise CorruptError(f"has a malformed header: {_brief(descr)} is no dtype") from None
     refuse_unsupported(dtype)
     return ArrayInfo(array, shape, dtype, fortran)
+
+
+def _brief(value: Any) -> str:
+    try:
+        return shown(repr(value)[:80])
+    except (ValueError, RecursionError):  # a number of more digits than Python prints, a nest too deep
+        return f"what it has ({type(value).__name__})"
 
 
 def header_bytes(info: ArrayInfo) -> bytes:
@@ -135,9 +147,11 @@ class NpyReader:
         try:
             while done < len(view):
                 if not (count := os.preadv(self._fd, [view[done:]], at + done)):
-                    raise CorruptError(f"{shown(self._path)}: ended at byte {at + done}; it became shorter while it was read")
+                    raise SourceChangedError(f"{shown(self._path)}: ended at byte {at + done}: it became shorter while it was read")
                 done += count
         except OSError as error:
+            if isinstance(error, LeakyError):
+                raise
             raise storage_error(error, self._path, "cannot read") from None
         return np.frombuffer(view, self.info.dtype), None
 
@@ -399,6 +413,6 @@ def is_stream(path: str) -> bool:
         return True
     try:
         mode = os.stat(path).st_mode
-    except OSError:
+    except (OSError, ValueError):
         return False
     return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode)
