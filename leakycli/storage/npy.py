@@ -16,6 +16,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import select
 import stat
 import warnings
 from collections.abc import Callable
@@ -33,12 +34,26 @@ from leakycli.storage.base import Array, ArrayInfo, Member, Source
 
 MAGIC = b"\x93NUMPY"
 
+#: Bytes written to a stream at once: a pipe's usual capacity, so that a write blocks for one turn of the reader at most.
+_PIPE = 1 << 16
+
 #: Longest header read, in bytes. numpy itself refuses more than 10,000 as unsafe to parse.
 _LONGEST_HEADER = 1 << 16
 
 
+def wait_ready(fd: int, event: int) -> None:
+    """Wait until the stream `fd` can be read or written without blocking.
+
+    In short turns: a signal that another thread takes, or that comes just before a blocking call, interrupts none.
+    """
+    poll = select.poll()
+    poll.register(fd, event)
+    while not poll.poll(200):
+        pass
+
+
 def read_exactly(fd: int, size: int) -> bytes:
-    """`size` bytes from a stream, fewer at its end."""
+    """`size` bytes from a file or stream, fewer at its end."""
     parts = []
     while size and (part := os.read(fd, min(size, 1 << 20))):
         parts.append(part)
@@ -230,6 +245,7 @@ class NpyStreamReader:
         view, done = buffer.data, 0
         try:
             while done < len(view):
+                wait_ready(self._fd, select.POLLIN)
                 if not (count := os.readv(self._fd, [view[done:]])):
                     at = region.start * self.info.dtype.itemsize + done
                     raise CorruptError(f"{self._name}: ended after {at} of {self.info.nbytes} bytes of the array")
@@ -400,7 +416,8 @@ def write_all(fd: int, view: memoryview) -> None:
     """Write all of `view` to a stream. Raises BrokenPipeError as it is: a reader that had enough is no error to report."""
     try:
         while view:
-            view = view[os.write(fd, view) :]
+            wait_ready(fd, select.POLLOUT)
+            view = view[os.write(fd, view[:_PIPE]) :]
     except BrokenPipeError:
         raise
     except OSError as error:
