@@ -63,7 +63,7 @@ class Job:
         if options.verify and storage.is_stream(self._source_path):
             raise UsageError(f"--verify reads the source again, which a stream ({shown(self._source_path)}) does not allow")
         if not self._stream_out:
-            self._publication = Publication(resolve(self._dest_path), options.overwrite)
+            self._publication = Publication(resolve(self._dest_path), options.overwrite, options.parents)
         for report in self._report_paths():
             self._check_report(report)
         if self._source_path != "-":
@@ -82,7 +82,8 @@ class Job:
         """Refuse to replace what is no report of ours."""
         if not os.path.lexists(path):
             folder = os.path.dirname(path) or "."
-            if not os.path.isdir(folder):
+            made = self._options.parents and folder == os.path.dirname(self._dest_path)
+            if not made and not os.path.isdir(folder):
                 raise StorageError(f"{shown(path)}: the folder {shown(folder)} does not exist; create it first")
             return
         ours = storage.is_regular(path) and self._options.overwrite

@@ -17,12 +17,18 @@ from leakycli.storage import ArrayInfo, Member
 class Options:
     """What `apply` does and how.
 
-    alpha, dtype, nan: see `leakycli.rule.Rule`. strict: publish nothing where a cast overflowed or clipped. workers: threads, by default
-    as many as the process may use. memory: bound in bytes of the process's peak resident memory. overwrite: an existing destination may
-    be replaced. verify: read the result back and compare before it is published. only, skip: patterns (as a shell's) of the names of
-    arrays to transform; others are copied. to: "npy" or "npz", for standard output. compressor: of a `.npz`.
-    reports: paths of further reports; "none" among them
-    leaves out the one beside the destination. command: what to record as the command.
+    alpha, dtype, nan: see `leakycli.rule.Rule`.
+    strict: publish nothing where a cast overflowed or clipped.
+    workers: threads, by default as many as the process may use.
+    memory: bound in bytes of the process's peak resident memory.
+    overwrite: an existing destination may be replaced.
+    verify: read the result back and compare before it is published.
+    parents: make the destination's folder.
+    only, skip: patterns (as a shell's) of the names of arrays to transform; others are copied.
+    to: "npy" or "npz", for standard output.
+    compressor: of a `.npz`: "stored", "deflate" or "deflate:LEVEL"; by default each member keeps its method.
+    reports: paths of further reports; "none" among them leaves out the one beside the destination.
+    command: what to record as the command.
     """
 
     alpha: float = 0.2
@@ -33,6 +39,7 @@ class Options:
     memory: int | None = None
     overwrite: bool = False
     verify: bool = False
+    parents: bool = False
     only: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
     to: str | None = None

@@ -31,15 +31,18 @@ class Publication:
     Used as a context manager: entering takes the lock, leaving without `publish` removes all that was written.
     """
 
-    def __init__(self, dest: str, overwrite: bool = False) -> None:
-        """dest: a path that is no link (see `resolve`). Raises UsageError where the destination may not be written."""
+    def __init__(self, dest: str, overwrite: bool = False, parents: bool = False) -> None:
+        """dest: a path that is no link (see `resolve`). parents: its folder is made if need be.
+
+        Raises UsageError or StorageError where the destination may not be written.
+        """
         self.dest = dest
         self.partial = dest + ".partial"
         self._journal = dest + ".partial.journal"
-        self._overwrite = overwrite
+        self._overwrite, self._parents = overwrite, parents
         self._lock = -1
         self._companions: list[tuple[str, str]] = []
-        check_destination(dest, overwrite)
+        check_destination(dest, overwrite, parents)
 
     def touched(self) -> tuple[str, ...]:
         """Every path that the run writes or removes."""
@@ -53,6 +56,8 @@ class Publication:
 
     def __enter__(self) -> Publication:
         try:
+            if self._parents:
+                os.makedirs(os.path.dirname(self.dest) or ".", exist_ok=True)
             self._lock = self._take_lock()
             # What a killed run left. The lock says that it is nobody's.
             remove(self.partial)
@@ -110,13 +115,13 @@ def resolve(dest: str) -> str:
     return os.path.realpath(dest) if os.path.islink(dest) else dest
 
 
-def check_destination(dest: str, overwrite: bool) -> None:
-    """Raise UsageError or StorageError where `dest` is there and may not be replaced, or has no folder to be in."""
+def check_destination(dest: str, overwrite: bool, parents: bool = False) -> None:
+    """Raise UsageError or StorageError where `dest` is there and may not be replaced, or has no folder to be in (unless `parents`)."""
     folder = os.path.dirname(dest) or "."
     try:
         found = os.lstat(dest)
     except FileNotFoundError:
-        if not os.path.isdir(folder):
+        if not parents and not os.path.isdir(folder):
             raise StorageError(f"{shown(dest)}: the folder {shown(folder)} does not exist; create it first") from None
         return
     except OSError as error:
@@ -140,8 +145,13 @@ def check_distinct(source: str, written: str) -> None:
 
 def check_space(dest: str, needed: int) -> None:
     """Raise StorageError, naming both numbers, where the file system of `dest` has less than `needed` bytes free."""
-    folder = os.path.dirname(dest) or "."
-    found = os.statvfs(folder)
+    folder = os.path.abspath(os.path.dirname(dest))
+    while not os.path.isdir(folder) and folder != os.path.dirname(folder):
+        folder = os.path.dirname(folder)  # one that is yet to be made
+    try:
+        found = os.statvfs(folder)
+    except OSError as error:
+        raise storage_error(error, dest, "cannot write") from None
     free = found.f_bavail * found.f_frsize
     if free < needed:
         raise StorageError(

@@ -59,6 +59,7 @@ def command(sources: tuple[str, ...], dest: str, **given: Any) -> int:
         # In a folder the format shows in each job's destination.
         to=given["to"] if dest == "-" else None,
         compressor=given["compressor"],
+        parents=given["recursive"],
         overwrite=given["overwrite"],
         verify=given["verify"],
         reports=given["reports"],
