@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from typing import Any
 
 from leakycli import events, storage
@@ -67,7 +68,8 @@ def recorded_parameters(dest: str) -> dict[str, Any] | None:
         with open(f"{dest}.report.json", encoding="utf-8") as file:
             report = json.load(file)
         identity, given = report["destination"]["identity"], report["parameters"]
-        known = isinstance(given["alpha"], float) and given["dtype"] in (None, *OUTPUTS) and type(given["nan"]) in (int, type(None))
+        known = type(given["alpha"]) in (int, float) and math.isfinite(given["alpha"])
+        known = known and given["dtype"] in (None, *OUTPUTS) and type(given["nan"]) in (int, type(None))
         if known and identity == {"sampled_blake2b": storage.fingerprint(dest)}:
             patterns = {name: tuple(map(str, given[name])) for name in ("only", "skip")}
             return {name: given[name] for name in ("alpha", "dtype", "nan")} | patterns

@@ -34,8 +34,9 @@ def resolve_jobs(sources: Iterable[str], dest: str, recursive: bool = False, int
         return [Job(sources[0], dest)]
     folder = into_folder or dest.endswith("/") or os.path.isdir(dest) or len(sources) > 1
     copies_tree = recursive and any(os.path.isdir(source) for source in sources)
-    if folder and not os.path.isdir(dest) and not (copies_tree and len(sources) == 1 and not os.path.lexists(dest)):
-        if os.path.lexists(dest):
+    there = os.path.lexists(dest.rstrip("/") or "/")
+    if (folder or copies_tree) and not os.path.isdir(dest) and (there or not copies_tree or len(sources) > 1):
+        if there:
             raise UsageError(f"{shown(dest)}: is no folder, and several results need one")
         raise StorageError(f"{shown(dest)}: this folder does not exist; create it first")
     jobs: list[Job] = []
@@ -58,7 +59,9 @@ def _tree(source: str, dest: str, recursive: bool, to: str | None) -> Iterator[J
     inner, outer = os.path.realpath(dest), os.path.realpath(source)
     if os.path.commonpath([inner, outer]) == outer:
         raise UsageError(f"{shown(dest)}: lies inside the source {shown(source)}; choose a folder outside")
-    base = os.path.join(dest, os.path.basename(outer)) if os.path.isdir(dest) else dest
+    # As cp -r: a folder's own name is kept in a folder that is there, and "." has none to keep.
+    name = os.path.basename(os.path.normpath(source))
+    base = os.path.join(dest, name) if os.path.isdir(dest) and name not in (".", "..") else dest
 
     def fail(error: OSError) -> None:
         raise storage_error(error, error.filename or source, "cannot read")
@@ -66,11 +69,12 @@ def _tree(source: str, dest: str, recursive: bool, to: str | None) -> Iterator[J
     found = False
     for folder, subfolders, files in os.walk(source, onerror=fail):
         subfolders.sort()
-        for name in sorted(files):
-            if name.lower().endswith(SUFFIXES):
+        for file in sorted(files):
+            path = os.path.join(folder, file)
+            if file.lower().endswith(SUFFIXES) and not is_stream(path):
                 found = True
-                relative = os.path.relpath(os.path.join(folder, name), source)
-                yield Job(os.path.join(folder, name), _renamed(os.path.join(base, relative), to))
+                relative = os.path.relpath(path, source)
+                yield Job(path, _renamed(os.path.join(base, relative), to))
     if not found:
         raise UsageError(f"{shown(source)}: holds no array files ({', '.join(SUFFIXES)})")
 

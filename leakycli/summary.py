@@ -8,6 +8,7 @@ deviations from the mean) merge by Chan, Golub and LeVeque, "Updating formulae a
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +49,7 @@ class Summary:
     @property
     def mean(self) -> float:
         """Mean of the finite elements, 0 where there are none."""
-        return math.ldexp(self.centre, self.exponent)
+        return _scaled(self.centre, self.exponent)
 
     @property
     def finite(self) -> int:
@@ -57,7 +58,7 @@ class Summary:
     @property
     def deviation(self) -> float | None:
         """Standard deviation of the finite elements (ddof 0); None where there are none."""
-        return math.ldexp(math.sqrt(self.m2 / self.finite), self.exponent) if self.finite else None
+        return _scaled(math.sqrt(self.m2 / self.finite), self.exponent) if self.finite else None
 
     def merge(self, other: Summary) -> Summary:
         """The summary of both together, `other` coming after."""
@@ -79,6 +80,14 @@ class Summary:
         )
 
 
+def _scaled(value: float, exponent: int) -> float:
+    """value * 2^exponent; what rounding brought just beyond float64's largest number is that number."""
+    try:
+        return math.ldexp(value, exponent)
+    except OverflowError:
+        return math.copysign(sys.float_info.max, value)
+
+
 #: A mean, the sum of squared deviations from it, and the exponent of both, as in `Summary`.
 Moments = tuple[float, float, int]
 
@@ -88,7 +97,8 @@ def _merge_moments(a: Summary, b: Summary) -> Moments:
         return a.centre, a.m2, a.exponent
     if not a.finite:
         return b.centre, b.m2, b.exponent
-    exponent = max(a.exponent, b.exponent)
+    # A part that is all zeros is so at any exponent.
+    exponent = max((s.exponent for s in (a, b) if s.centre or s.m2), default=0)
     # What becomes too small for the larger exponent is too small to count.
     (mean, m2), (other_mean, other_m2) = (
         (math.ldexp(s.centre, s.exponent - exponent), math.ldexp(s.m2, 2 * (s.exponent - exponent))) for s in (a, b)
@@ -288,14 +298,15 @@ class Histogram:
         with np.errstate(invalid="ignore"):  # among the last four are NaN patterns
             edge = edges.view(self._float).astype(np.float64)
         edge[exponents:] = 2.0 * edge[exponents - 4] if self._float.itemsize < 8 else np.inf
+        met = np.flatnonzero(self._counts)
         bins = [
-            Bin(-float(edge[i + 1]), -float(edge[i]), int(self._counts[half + i]))
-            for i in range(exponents - 1, -1, -1)
-            if self._counts[half + i]
+            Bin(-float(edge[i + 1]), 0.0 - float(edge[i]), int(self._counts[half + i]))
+            for i in (met[met >= half][::-1] - half).tolist()
+            if i < exponents
         ]
         if self._zeros:
             bins.append(Bin(0.0, 0.0, self._zeros))
-        bins += [Bin(float(edge[i]), float(edge[i + 1]), int(self._counts[i])) for i in range(exponents) if self._counts[i]]
+        bins += [Bin(float(edge[i]), float(edge[i + 1]), int(self._counts[i])) for i in met[met < exponents].tolist()]
         return bins
 
 

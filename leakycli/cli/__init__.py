@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import signal
 import sys
@@ -37,7 +38,7 @@ class _Commands(click.Group):
     epilog="Exit codes: 0 done; 1 input/output failed; 2 usage; 3 input corrupt or unsupported; 4 the cast lost something; "
     "5 verify found a difference; 6 some sources of a batch failed; 130, 143, 129 interrupted.",
 )
-@click.version_option(__version__, prog_name="leakycli")
+@click.version_option(__version__, prog_name="leakycli", allow_from_autoenv=False)
 def cli() -> None:
     """Leaky ReLU for arrays on disk: y = x where x > 0, alpha * x elsewhere.
 
@@ -58,6 +59,7 @@ def main() -> None:
 def _run(arguments: list[str]) -> int:
     """The exit code of the command line with `arguments`; a signal that interrupted it ends the process instead."""
     state: dict[str, Any] = {"debug": "--debug" in arguments}
+    _mend_standard_streams()
     try:
         with deliver_signals():
             # Not `cli.main`: that turns a closed pipe into exit code 1.
@@ -84,6 +86,10 @@ def _run(arguments: list[str]) -> int:
             traceback.print_exc()
         _say(str(error))
         return error.exit_code
+    except OSError as error:
+        # The files of a run have errors of their own: this is standard output.
+        _say(f"cannot write to standard output: {error.strerror or error}")
+        return 1
     except MemoryError:
         _say("out of memory; give a smaller --memory or fewer --workers")
         return 1
@@ -92,6 +98,20 @@ def _run(arguments: list[str]) -> int:
             traceback.print_exc()
         _say(f"a defect of leakycli, please report it: {type(error).__name__}: {error} (--debug shows where)")
         return 1
+
+
+def _mend_standard_streams() -> None:
+    """Give the process all three, so that no file of a run gets the number of one; and print any name on any terminal."""
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(fd)
+        except OSError:
+            # Takes the lowest free number: this one. Read-only, so that a result for a closed output is an error.
+            os.open(os.devnull, os.O_RDONLY)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r+"))  # noqa: SIM115
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _flushed(code: int) -> int:

@@ -40,12 +40,12 @@ def command(sources: tuple[str, ...], dest: str, **given: Any) -> int:
     from leakycli.api import Options
     from leakycli.jobs import resolve_jobs
 
-    if dest == "-" and given["as_json"]:
+    if dest == "-" and given["json"]:
         raise UsageError("--json and the result cannot both go to standard output; name a file for one of them (--report PATH)")
     sources += _listed(given["files_from"])
     jobs = resolve_jobs(sources, dest, given["recursive"], given["files_from"] is not None, given["to"])
     batch = len(jobs) > 1 or given["files_from"] is not None
-    if batch and any(path != "none" for path in given["reports"]):
+    if batch and any(path != "none" for path in given["report"]):
         raise UsageError("--report PATH is for one source; in a batch each result has its own DEST.report.json")
     options = Options(
         alpha=given["alpha"],
@@ -62,7 +62,7 @@ def command(sources: tuple[str, ...], dest: str, **given: Any) -> int:
         parents=given["recursive"],
         overwrite=given["overwrite"],
         verify=given["verify"],
-        reports=given["reports"],
+        reports=given["report"],
         command=("leakycli", *sys.argv[1:]),
     )
     if given["dry_run"]:
@@ -82,8 +82,9 @@ def _listed(path: str | None) -> tuple[str, ...]:
 
 def _each(jobs: list[Job], given: dict[str, Any], work: Any) -> int:
     """Do `work` for every job. One job's error is raised; in a batch it is one line, and the others go on."""
-    failed = 0
+    failed = begun = 0
     for job in jobs:
+        begun += 1
         try:
             work(job)
         except LeakyError as error:
@@ -91,14 +92,15 @@ def _each(jobs: list[Job], given: dict[str, Any], work: Any) -> int:
                 raise
             failed += 1
             click.echo(f"leakycli: {shown(str(error))}", err=True)
-            if given["as_json"]:
+            if given["json"]:
                 from json import dumps
 
                 click.echo(dumps({"source": shown(job.source), "error": shown(str(error)), "exit_code": error.exit_code}))
             if given["fail_fast"]:
                 break
     if failed:
-        raise BatchError(f"{failed} of {len(jobs)} sources failed; the results of the others are complete")
+        rest = f"{len(jobs) - begun} were not begun" if begun < len(jobs) else "the results of the others are complete"
+        raise BatchError(f"{failed} of {len(jobs)} sources failed; {rest}")
     return 0
 
 
@@ -108,7 +110,7 @@ def _apply(job: Job, options: Options, given: dict[str, Any], batch: bool) -> No
 
     with observer(given["progress"], given["quiet"]) as observe:
         report = apply(job.source, job.dest, options, observe)
-    if given["as_json"]:
+    if given["json"]:
         click.echo(report.to_json(indent=None))
     elif not given["quiet"]:
         from leakycli.report.terminal import render_line, render_report
@@ -122,7 +124,7 @@ def _show_plan(job: Job, options: Options, given: dict[str, Any]) -> None:
     from leakycli.report.terminal import plan_values, render_plan
 
     planned = dry_run(job.source, job.dest, options)
-    if given["as_json"]:
+    if given["json"]:
         from json import dumps
 
         click.echo(dumps(plan_values(job.source, job.dest, planned)))

@@ -14,7 +14,7 @@ from leakycli.errors import BatchError, LeakyError, shown
 @click.command("info", short_help="Show what arrays are in SOURCE.")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
 @o.stacked(o.json, o.debug)
-def command(sources: tuple[str, ...], as_json: bool) -> None:
+def command(sources: tuple[str, ...], json: bool) -> None:
     """Show what arrays are in SOURCE: shape, dtype, memory order, sizes. No elements are read."""
     from leakycli.api import info
     from leakycli.report.terminal import info_values, render_info
@@ -29,7 +29,7 @@ def command(sources: tuple[str, ...], as_json: bool) -> None:
             failed += 1
             click.echo(f"leakycli: {shown(str(error))}", err=True)
             continue
-        if as_json:
+        if json:
             click.echo(dumps(values))
         else:
             render_info(values, sys.stdout)

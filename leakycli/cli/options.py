@@ -64,7 +64,7 @@ compressor = click.option(
 dry_run = click.option("--dry-run", is_flag=True, allow_from_autoenv=False, help="Check everything, show the plan, write nothing.")
 report = click.option(
     "--report",
-    "reports",
+    type=click.Path(),  # in the environment several are separated as in PATH
     multiple=True,
     metavar="PATH|none",
     help="A further report (.json); may be repeated. 'none' leaves out DEST.report.json.",
@@ -81,7 +81,7 @@ progress = click.option(
     show_default=True,
     help="Progress on standard error; auto: a bar on a terminal.",
 )
-json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, one line a source.")
+json = click.option("--json", is_flag=True, help="Print the result as JSON, one line a source.")
 quiet = click.option("--quiet", "-q", is_flag=True, help="Print nothing but errors.")
 
 

@@ -33,7 +33,7 @@ def command(ctx: click.Context, /, source: str, dest: str, **given: Any) -> None
     options = Options(workers=given["workers"], memory=given["memory"], **parameters)
     with observer(given["progress"], given["quiet"]) as observe:
         comparison = verify(source, dest, options, observe)
-    if given["as_json"]:
+    if given["json"]:
         from json import dumps
 
         click.echo(dumps(comparison_values(comparison)))
