@@ -106,8 +106,8 @@ def _mend_standard_streams() -> None:
         try:
             os.fstat(fd)
         except OSError:
-            # Takes the lowest free number: this one. Read-only, so that a result for a closed output is an error.
-            os.open(os.devnull, os.O_RDONLY)
+            # Takes the lowest free number: this one. The wrong way round, so that to use a closed stream is an error.
+            os.open(os.devnull, os.O_WRONLY if fd == 0 else os.O_RDONLY)
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r+"))  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):

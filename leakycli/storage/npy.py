@@ -280,8 +280,10 @@ class NpyStreamSource:
             raise storage_error(error, self._name, "cannot read") from None
         try:
             info, _ = read_header(partial(read_exactly, self._fd), self._name)
-        except BaseException:
+        except BaseException as error:
             os.close(self._fd)
+            if isinstance(error, OSError) and not isinstance(error, LeakyError):
+                raise storage_error(error, self._name, "cannot read") from None
             raise
         self.members = (Member("", "", info),)
 
