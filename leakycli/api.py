@@ -27,7 +27,7 @@ __all__ = ["Comparison", "Options", "apply", "dry_run", "info", "recorded_parame
 def apply(source: str, dest: str, options: Options | None = None, observe: events.Observer = events.ignore) -> Report:
     """Write the leaky ReLU of the array file `source` to `dest` and a report beside it; returns the report.
 
-    source: path of a `.npy` file or a FIFO, or "-" for standard input. dest: path ending in `.npy`, or "-" for standard output. The
+    source: path of a `.npy` or `.npz` file, a FIFO, or "-" for standard input. dest: path ending in `.npy` or `.npz`, or "-". The
     destination appears complete or not at all; what was under its name stays until then, and for good without `options.overwrite`.
     """
     with Job(source, dest, options or Options()) as job:
@@ -49,7 +49,7 @@ def info(source: str) -> tuple[str, tuple[Member, ...], int | None]:
 def verify(source: str, dest: str, options: Options | None = None, observe: events.Observer = events.ignore) -> Comparison:
     """Compute the leaky ReLU of `source` again and compare `dest` with it bit for bit, in streams.
 
-    Of `options`, alpha, dtype, nan, workers and memory count.
+    Of `options`, alpha, dtype, nan, only, skip, workers and memory count.
     """
     options = options or Options()
     for path in (source, dest):

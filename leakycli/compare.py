@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from leakycli.kernel import PIECE
 from leakycli.regions import Span
 from leakycli.storage.base import ArrayInfo, Reader
 from leakycli.summary import Number
@@ -115,4 +116,9 @@ class ComparingWriter:
     def _compare(self, span: Span, y: Array, buffer: Array) -> tuple[Difference | None, Any]:
         found, token = self._reader.read(span, buffer)
         native = y.dtype.newbyteorder("=")
-        return difference(y.astype(native, copy=False), found.astype(native, copy=False), span.start), token
+        result = None
+        for at in range(0, y.size, PIECE):
+            piece = slice(at, at + PIECE)
+            later = difference(y[piece].astype(native, copy=False), found[piece].astype(native, copy=False), span.start + at)
+            result = result.merge(later) if result and later else result or later
+        return result, token

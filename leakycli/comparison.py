@@ -69,22 +69,32 @@ def comparing_bytes(rule: Rule) -> int:
 
 
 def compare_sources(
-    pair: tuple[str, Source], destination: tuple[str, Source], options: Options, observe: events.Observer = events.ignore
+    pair: tuple[str, Source],
+    destination: tuple[str, Source],
+    options: Options,
+    observe: events.Observer = events.ignore,
+    workers: int | None = None,
 ) -> Comparison:
-    """Compare the arrays of `destination` with what those of `pair`, the source, give; each is (path, opened)."""
+    """Compare the arrays of `destination` with what those of `pair`, the source, give; each is (path, opened).
+
+    workers: for a comparison that is part of a run already planned.
+    """
     (source, opened), (dest, found) = pair, destination
     chosen = {member.key: member for member in options.choose(opened.members, source)}
     # A lone array has no name to keep: `.npy` knows none.
-    lone = len(chosen) == 1 and len(found.members) == 1
+    lone = len(chosen) == 1 and len(found.members) == 1 and "npy" in (opened.format, found.format)
     by_key = {member.key: member for member in found.members}
     compared = []
     for member in opened.members:
         there = found.members[0] if lone and member.key in chosen else by_key.get(member.key)
         if member.key in chosen and member.array is not None:
-            compared.append(_compare_array(member.array, member, there, (pair, destination), options, observe))
+            compared.append(_compare_array(member.array, member, there, (pair, destination), options, observe, workers))
         elif found.format == opened.format:
             problem = "is missing" if there is None else opened.copy_problem(member, found, there)
             compared.append(ArrayComparison(member.name, 0, None, None, problem))
+    if found.format == opened.format and not lone:
+        known = {member.key for member in opened.members}
+        compared += [ArrayComparison(m.name, 0, None, None, "is not in the source") for m in found.members if m.key not in known]
     return Comparison(source, dest, options.parameters(), tuple(compared))
 
 
@@ -95,6 +105,7 @@ def _compare_array(
     ends: tuple[tuple[str, Source], tuple[str, Source]],
     options: Options,
     observe: events.Observer,
+    workers: int | None,
 ) -> ArrayComparison:
     (source, opened), (_, found) = ends
     rule = options.rule(array, source)
@@ -109,12 +120,13 @@ def _compare_array(
         scratch_bytes(rule, array.size) + comparing_bytes(rule),
         (opened.sequential(member), found.sequential(there)),
     )
-    plan = options.plan((planned,))
+    if workers is None:
+        workers = options.plan((planned,)).workers
     observe(events.Started(source, array.nbytes))
     with (
         contextlib.closing(ComparingWriter(expected, found.reader(there))) as writer,
         contextlib.closing(opened.reader(member)) as reader,
-        local_executor(plan.workers, plan.regions) as executor,
+        local_executor(workers, planned.count) as executor,
     ):
         try:
             run(
@@ -122,7 +134,7 @@ def _compare_array(
                 rule,
                 (reader, writer),
                 executor,
-                plan.workers,
+                workers,
                 lambda region: observe(events.RegionDone(source, array.name, region.size * planned.itemsize_in, 0)),
             )
         except LossError as error:

@@ -12,7 +12,7 @@ from typing import Any
 from leakycli import events, machine, storage
 from leakycli._version import __version__
 from leakycli.comparison import compare_sources, comparing_bytes, result_info
-from leakycli.errors import DifferenceError, LossError, SourceChangedError, StorageError, UsageError, shown, storage_error
+from leakycli.errors import DifferenceError, LeakyError, LossError, SourceChangedError, StorageError, UsageError, shown, storage_error
 from leakycli.executors import local_executor
 from leakycli.onepass import sample_stride, scratch_bytes
 from leakycli.options import Options, place
@@ -37,6 +37,7 @@ class Job:
         self._publication: Publication | None = None
         self._stack = contextlib.ExitStack()
         try:
+            storage.check_path(source)
             self._format = storage.dest_format(dest, options.to)
             self._check_paths()
             self._source: Source = self._stack.enter_context(contextlib.closing(storage.open_source(source)))
@@ -66,11 +67,10 @@ class Job:
             self._publication = Publication(resolve(self._dest_path), options.overwrite, options.parents)
         for report in self._report_paths():
             self._check_report(report)
-        if self._source_path != "-":
-            touched = self._publication.touched() if self._publication else ()
-            reports = [path for report in self._report_paths() for path in (report, report + ".partial")]
-            for path in (*touched, *reports):
-                check_distinct(self._source_path, path)
+        touched = self._publication.touched() if self._publication else ("-",)
+        reports = [path for report in self._report_paths() for path in (report, self._temporary(report))]
+        for path in (*touched, *reports):
+            check_distinct(self._source_path, path)
 
     def _report_paths(self) -> tuple[str, ...]:
         """Where reports go: beside the destination, and where asked for; each once, however it was written."""
@@ -86,8 +86,8 @@ class Job:
             if not made and not os.path.isdir(folder):
                 raise StorageError(f"{shown(path)}: the folder {shown(folder)} does not exist; create it first")
             return
-        ours = storage.is_regular(path) and self._options.overwrite
-        if storage.is_regular(path) and not ours:
+        ours = False
+        if storage.is_regular(path):
             try:
                 with open(path, "rb") as file:
                     ours = b'"tool": "leakycli"' in file.read(200)
@@ -122,13 +122,20 @@ class Job:
 
     def run(self, observe: events.Observer) -> Report:
         """Do it all. Raises an error of `leakycli.errors`; nothing is published then."""
+        try:
+            return self._worked(observe)
+        except OSError as error:
+            if isinstance(error, (LeakyError, BrokenPipeError)):
+                raise
+            raise storage_error(error, error.filename or self._dest_path, "cannot finish") from None
+
+    def _worked(self, observe: events.Observer) -> Report:
         started, clock = datetime.now(UTC), time.perf_counter()
         observe(events.Started(self._source_path, self.plan.bytes_in))
-        identity = self._source.identity()
+        identity = self._source.opened
         with contextlib.ExitStack() as stack:
             if self._publication is not None:
-                if not any(array.ordered_out for array in self.plan.arrays):
-                    check_space(self._publication.dest, self.plan.bytes_out)
+                check_space(self._publication.dest, sum(array.bytes_out for array in self.plan.arrays if not array.ordered_out))
                 stack.enter_context(self._publication)
             path = self._publication.partial if self._publication is not None else "-"
             target = storage.create_target(path, self._format, self._options.compressor)
@@ -140,7 +147,7 @@ class Job:
             if self._options.verify and self._publication is not None:
                 self._verify(self._publication.partial)
             report = self._report(results, identity, written, (started, time.perf_counter() - clock))
-            self._publish(report)
+            self._publish(report, stack)
         observe(events.Finished(self._source_path))
         return report
 
@@ -185,20 +192,28 @@ class Job:
 
     def _verify(self, partial: str) -> None:
         with contextlib.closing(storage.open_source(partial)) as found:
-            comparison = compare_sources((self._source_path, self._source), (partial, found), self._options)
+            comparison = compare_sources((self._source_path, self._source), (partial, found), self._options, workers=self.plan.workers)
         if not comparison.equal:
             raise DifferenceError(f"{comparison.message()}; nothing was published")
 
-    def _publish(self, report: Report) -> None:
+    def _temporary(self, report: str) -> str:
+        """Where a report is written first. Only the one beside the destination is guarded by its lock; others are told by the process."""
+        own = self._publication is not None and report == f"{self._dest_path}.report.json"
+        return f"{report}.partial" if own else f"{report}.{os.getpid()}.partial"
+
+    def _publish(self, report: Report, stack: contextlib.ExitStack) -> None:
         text = report.to_json()
         for path in self._report_paths():
-            temporary = self._publication.companion(path) if self._publication else path + ".partial"
+            temporary = self._temporary(path)
+            stack.callback(remove, temporary)
             try:
                 remove(temporary)
                 with open(temporary, "x", encoding="utf-8") as file:
                     file.write(text)
                 if self._publication is None:
                     os.replace(temporary, path)
+                else:
+                    self._publication.companion(temporary, path)
             except OSError as error:
                 raise StorageError(f"cannot write {shown(path)}: {error.strerror or error}") from None
         if self._publication is not None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from leakycli.errors import StorageError, UsageError, shown, storage_error
+from leakycli.publish import written_beside
 from leakycli.storage import FORMATS, SUFFIXES, is_stream
 
 
@@ -88,8 +89,26 @@ def _renamed(dest: str, to: str | None) -> str:
 
 
 def _refuse_collisions(jobs: list[Job]) -> None:
+    """Raise UsageError where two jobs would write one file, or one would write over another's source."""
+    if len(jobs) == 1:
+        return  # it looks after itself
+    sources = {found: job.source for job in jobs if (found := _identity(job.source))}
     taken: dict[str, str] = {}
     for job in jobs:
-        other = taken.setdefault(os.path.normpath(job.dest), job.source)
+        if "\0" in job.dest:
+            continue  # no path; its job will say so
+        real = os.path.realpath(job.dest)
+        other = taken.setdefault(real, job.source)
         if other is not job.source:
             raise UsageError(f"{shown(other)} and {shown(job.source)} would both become {shown(job.dest)}; nothing was written")
+        for path in written_beside(real):
+            if (found := _identity(path)) in sources:
+                raise UsageError(f"{shown(job.dest)}: writing it would destroy the source {shown(sources[found])}; nothing was written")
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return found.st_dev, found.st_ino

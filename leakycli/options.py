@@ -47,6 +47,12 @@ class Options:
     reports: tuple[str, ...] = ()
     command: tuple[str, ...] | None = field(default=None, compare=False)
 
+    def __post_init__(self) -> None:
+        try:
+            object.__setattr__(self, "alpha", float(self.alpha))
+        except (TypeError, ValueError, OverflowError):
+            raise UsageError(f"alpha must be a finite number, not {self.alpha!r}") from None
+
     def rule(self, info: ArrayInfo, path: str) -> Rule:
         """The rule for one array of the source at `path`."""
         try:

@@ -2,7 +2,7 @@
 
 The projected peak of resident memory, in bytes, is
 
-    baseline + workers x (unit in + unit out + scratch) + window x (fetched + payload)
+    baseline + ALLOWANCE + workers x (unit in + unit out + scratch) + window x (fetched + payload)
 
 where the last term is there only for a side that must be read or written in order, whose regions wait in memory.
 """

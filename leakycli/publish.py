@@ -9,12 +9,15 @@ refuses to replace anything, however it came to be there.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
 import os
+import signal
 import stat
 import sys
+from collections.abc import Iterator
 from types import TracebackType
 
 from leakycli.errors import LeakyError, StorageError, UsageError, shown, storage_error
@@ -48,11 +51,9 @@ class Publication:
         """Every path that the run writes or removes."""
         return self.dest, self.partial, self._journal, *(path for pair in self._companions for path in pair)
 
-    def companion(self, final: str) -> str:
-        """A temporary name for a file that is to be published as `final` right after the destination, as the report is."""
-        temporary = final + ".partial"
+    def companion(self, temporary: str, final: str) -> None:
+        """The file `temporary` is to be published as `final` right after the destination, as the report is, or to be removed."""
         self._companions.append((temporary, final))
-        return temporary
 
     def __enter__(self) -> Publication:
         try:
@@ -68,13 +69,21 @@ class Publication:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with _undisturbed():
+            self._clean_up()
+
+    def _clean_up(self) -> None:
         for path in (self.partial, *(temporary for temporary, _ in self._companions), self._journal):
             remove(path)
         # Last: whoever waits for the lock must find nothing of this run.
         os.close(self._lock)
 
     def publish(self) -> None:
-        """Make the destination real, then its companions."""
+        """Make the destination real, then its companions. Signals wait until both are."""
+        with _undisturbed():
+            self._publish()
+
+    def _publish(self) -> None:
         try:
             if self._overwrite:
                 keep_mode(self.partial, self.dest)
@@ -110,6 +119,16 @@ class Publication:
             os.close(fd)
 
 
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Signals that would stop the run are delivered afterwards."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def resolve(dest: str) -> str:
     """`dest` with its symbolic links followed: what is replaced is what they point to, the links stay."""
     return os.path.realpath(dest) if os.path.islink(dest) else dest
@@ -133,12 +152,23 @@ def check_destination(dest: str, overwrite: bool, parents: bool = False) -> None
         raise UsageError(f"{shown(dest)}: exists; give --overwrite to replace it")
 
 
+def written_beside(dest: str) -> tuple[str, ...]:
+    """Every path that a run to `dest` may write or remove, by default."""
+    report = dest + ".report.json"
+    return dest, dest + ".partial", dest + ".partial.journal", report, report + ".partial"
+
+
 def check_distinct(source: str, written: str) -> None:
-    """Raise UsageError where `written`, a path that a run writes or removes, is the file `source`, by whatever path or link."""
+    """Raise UsageError where `written`, a path that a run writes or removes, is the file `source`, by whatever path or link.
+
+    "-" is what standard input or output leads to, where that is a file.
+    """
     try:
-        same = os.path.samefile(source, written)
+        a = os.fstat(0) if source == "-" else os.stat(source)
+        b = os.fstat(1) if written == "-" else os.stat(written)
+        same = os.path.samestat(a, b) and (stat.S_ISREG(a.st_mode) or "-" not in (source, written))
     except OSError:
-        same = os.path.realpath(source) == os.path.realpath(written)
+        same = "-" not in (source, written) and os.path.realpath(source) == os.path.realpath(written)
     if same:
         raise UsageError(f"{shown(written)}: is the source itself ({shown(source)}); a source is never written to")
 

@@ -23,7 +23,7 @@ def leakycli(tmp_path: Path) -> Run:
         *arguments: str | Path, stdin: bytes | None = None, env: Mapping[str, str] | None = None, timeout: float = 120
     ) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
-            [sys.executable, "-m", "leakycli", *map(os.fspath, arguments)],
+            [sys.executable, "-m", "leakycli", *(os.fspath(argument) for argument in arguments)],
             cwd=tmp_path,
             input=stdin,
             stdin=subprocess.DEVNULL if stdin is None else None,

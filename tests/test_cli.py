@@ -342,7 +342,7 @@ def test_json_of_a_batch_is_one_strict_line_per_source(run: Command) -> None:
 
 
 def test_json_names_what_cannot_be_text(run: Command) -> None:
-    name = os.fsdecode(b"\xff\n.npy")
+    name = os.fsdecode(b"\n.npy" if sys.platform == "darwin" else b"\xff\n.npy")
     os.rename("in.npy", name)
     code, out, err = run("apply", name, "out.npy", "--json")
     assert (code, err) == (0, "")
@@ -404,6 +404,7 @@ def test_a_terminal_gets_no_binary(here: Path) -> None:
     assert shown == b""
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no device that is always full")
 @pytest.mark.parametrize(
     "arguments", [["apply", "in.npy", "out.npy"], ["apply", "in.npy", "out.npy", "--json"], ["info", "in.npy"], ["apply", "in.npy", "-"]]
 )
@@ -648,7 +649,7 @@ def test_an_empty_list_is_refused(run: Command) -> None:
 
 
 def test_sources_are_read_from_standard_input(leakycli: Run, tmp_path: Path) -> None:
-    names = [b"a.npy", b"\xff\xfe.npy", b"last.npy"]
+    names = [b"a.npy", b"last.npy"] if sys.platform == "darwin" else [b"a.npy", b"\xff\xfe.npy", b"last.npy"]
     for name in names:
         np.save(tmp_path / os.fsdecode(name), X)
     (tmp_path / "out").mkdir()

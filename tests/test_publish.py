@@ -8,6 +8,7 @@ import json
 import os
 import resource
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -152,7 +153,8 @@ def test_what_is_no_file_is_not_replaced(here: Path, kind: str, overwrite: bool)
     elif kind == "folder":
         Path("out.npy").mkdir()
     elif kind == "socket":
-        os.mknod("out.npy", stat.S_IFSOCK | 0o600)
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind("out.npy")
     else:
         os.symlink("/dev/null", "out.npy")
     before = snapshot(here)

@@ -58,20 +58,27 @@ def main() -> None:
 
 def _run(arguments: list[str]) -> int:
     """The exit code of the command line with `arguments`; a signal that interrupted it ends the process instead."""
-    state: dict[str, Any] = {"debug": "--debug" in arguments}
     _mend_standard_streams()
+    with deliver_signals():
+        try:
+            return _result(arguments)
+        except Interrupted as error:
+            # Within: a later signal is still taken for one of a run that is ending.
+            _say(f"interrupted by {error.signal.name}; nothing half-done was left")
+            _die(error.signal)
+
+
+def _result(arguments: list[str]) -> int:
+    """The exit code, whatever happens but for a signal; an error is one line on standard error."""
+    state: dict[str, Any] = {"debug": "--debug" in arguments}
     try:
-        with deliver_signals():
-            # Not `cli.main`: that turns a closed pipe into exit code 1.
-            with cli.make_context("leakycli", arguments or ["--help"], obj=state) as context:
-                result = cli.invoke(context)
-            sys.stdout.flush()
-            return result if isinstance(result, int) else 0
+        # Not `cli.main`: that turns a closed pipe into exit code 1.
+        with cli.make_context("leakycli", arguments or ["--help"], obj=state) as context:
+            result = cli.invoke(context)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
     except click.exceptions.Exit as error:
         return _flushed(error.exit_code)
-    except Interrupted as error:
-        _say(f"interrupted by {error.signal.name}; the destination was left as it was")
-        _die(error.signal)
     except BrokenPipeError:
         _die(signal.SIGPIPE)
     except click.UsageError as error:

@@ -56,8 +56,7 @@ def command(sources: tuple[str, ...], dest: str, **given: Any) -> int:
         memory=given["memory"],
         only=given["only"],
         skip=given["skip"],
-        # In a folder the format shows in each job's destination.
-        to=given["to"] if dest == "-" else None,
+        to=given["to"],
         compressor=given["compressor"],
         parents=given["recursive"],
         overwrite=given["overwrite"],

@@ -48,7 +48,9 @@ dtype = click.option("--dtype", type=click.Choice(DTYPES), help="Type of the res
 nan = click.option("--nan", type=int, metavar="N", help="What NaN becomes in an integer --dtype; without it NaN fails the run.")
 strict = click.option("--strict", is_flag=True, help="Write nothing if a value overflows or is clipped in --dtype.")
 workers = click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Threads. [default: as many as may run at once]")
-memory = click.option("--memory", callback=_size, metavar="SIZE", help="Bound on the process's peak memory, as in 256M. [default: 512M]")
+memory = click.option(
+    "--memory", callback=_size, metavar="SIZE", help="Bound on peak memory, as in 256M. [default: 512M, or what it needs]"
+)
 overwrite = click.option(
     "--overwrite", is_flag=True, allow_from_autoenv=False, help="Replace DEST if it exists; the old one stays until the new is complete."
 )

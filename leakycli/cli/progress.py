@@ -75,6 +75,8 @@ class _Bar:
     def __call__(self, event: events.Event) -> None:
         if isinstance(event, events.Started):
             self._total, self._done = event.bytes_in, 0
+            if self._progress is not None and self._task is not None:
+                self._progress.update(self._task, total=self._total, completed=0)
         elif isinstance(event, events.RegionDone):
             self._done += event.bytes_in
             if self._progress is None and time.monotonic() - self._started >= _BAR_AFTER:

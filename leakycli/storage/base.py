@@ -139,6 +139,11 @@ class Source(Protocol):
         """How a copy of `member` in another source of the same format is none, in words; None where it is one."""
         ...
 
+    @property
+    def opened(self) -> dict[str, Any]:
+        """The identity of what was opened."""
+        ...
+
     def identity(self) -> dict[str, Any]:
         """What tells this source from a changed one; taken anew at each call."""
         ...

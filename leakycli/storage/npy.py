@@ -195,7 +195,8 @@ class NpySource:
             try:
                 info, header = read_header(partial(read_exactly, fd), shown(path))
                 self._header = header
-                size = os.fstat(fd).st_size
+                status = os.fstat(fd)
+                self.opened, size = self._identity(status), status.st_size
             finally:
                 os.close(fd)
         except OSError as error:
@@ -223,9 +224,11 @@ class NpySource:
 
     def identity(self) -> dict[str, Any]:
         try:
-            found = os.stat(self._path)
+            return self._identity(os.stat(self._path))
         except OSError as error:
             raise storage_error(error, self._path, "cannot read") from None
+
+    def _identity(self, found: os.stat_result) -> dict[str, Any]:
         return {"bytes": found.st_size, "mtime_ns": found.st_mtime_ns, "inode": found.st_ino, "header": self._header.hex()}
 
     def close(self) -> None:
@@ -286,6 +289,7 @@ class NpyStreamSource:
                 raise storage_error(error, self._name, "cannot read") from None
             raise
         self.members = (Member("", "", info),)
+        self.opened: dict[str, Any] = {}
 
     def sequential(self, member: Member) -> bool:
         return True

@@ -6,6 +6,7 @@ the array that its header declares, and its CRC-32 is that of the bytes that cam
 
 from __future__ import annotations
 
+import bz2
 import contextlib
 import lzma
 import os
@@ -28,6 +29,9 @@ _CHUNK = 1 << 18
 
 #: Deflate's most bytes out for one byte in: a match of 258 bytes in two bits.
 _MOST = 1032
+
+#: Largest LZMA dictionary taken, in bytes: the decompressor holds one. zipfile's own is 8 MiB.
+_MOST_DICTIONARY = 16 << 20
 
 #: What zipfile and the decompressors behind it raise on data that is not what it should be.
 _BROKEN: tuple[type[Exception], ...] = (
@@ -53,29 +57,72 @@ class Bytes(Protocol):
     def close(self) -> None: ...
 
 
-class Inflater:
-    """The data of a deflated member, by ISA-L. It never holds more than the bytes asked for and a chunk of the archive."""
+class Decompressor(Protocol):
+    """What bz2, lzma and ISA-L have in common."""
 
-    def __init__(self, path: str, start: int, compressed: int) -> None:
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def needs_input(self) -> bool: ...
+
+    def decompress(self, data: bytes, /, max_length: int) -> bytes: ...
+
+
+class Decompressed:
+    """The data of a member, decompressed. It never holds more than the bytes asked for and a chunk of the archive."""
+
+    def __init__(self, path: str, start: int, compressed: int, method: int) -> None:
+        """start and compressed: the place and length of the data in the archive, in bytes. Raises OSError, NotImplementedError."""
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115
-        self._file.seek(start)
-        self._left = compressed
-        self._inflate = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_DEFLATE)
+        try:
+            self._file.seek(start)
+            self._left = compressed
+            self._decompressor = self._made(method)
+        except BaseException:
+            self._file.close()
+            raise
 
     def read(self, size: int, /) -> bytes:
-        while not self._inflate.eof:
+        if self._decompressor is None:
+            return self._chunk(size)
+        while not self._decompressor.eof:
             chunk = b""
-            if self._inflate.needs_input:
-                chunk = self._file.read(min(_CHUNK, self._left))
-                if not chunk:
-                    raise EOFError("the deflated data ends early")
-                self._left -= len(chunk)
-            if data := self._inflate.decompress(chunk, max_length=size):
-                return bytes(data)
+            if self._decompressor.needs_input and not (chunk := self._chunk(_CHUNK)):
+                break
+            if data := self._decompressor.decompress(chunk, max_length=size):
+                return data
         return b""
 
     def close(self) -> None:
         self._file.close()
+
+    def _chunk(self, size: int) -> bytes:
+        chunk = self._file.read(min(size, self._left))
+        self._left -= len(chunk)
+        return chunk
+
+    def _made(self, method: int) -> Decompressor | None:
+        """The decompressor of zip's `method`; None for stored data."""
+        if method == z.STORED:
+            return None
+        if method == z.DEFLATED:
+            return igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_DEFLATE)
+        if method == zipfile.ZIP_BZIP2:
+            return bz2.BZ2Decompressor()
+        if method != zipfile.ZIP_LZMA:
+            raise NotImplementedError(f"compression method {method} is not known")
+        # APPNOTE 5.8.8: version, size of the properties, properties as in a .lzma file.
+        head = self._chunk(9)
+        if len(head) < 9 or head[2:4] != b"\5\0":
+            raise ValueError("its LZMA header is malformed")
+        packed, dictionary = head[4], int.from_bytes(head[5:9], "little")
+        if dictionary > _MOST_DICTIONARY:
+            raise NotImplementedError(f"its LZMA dictionary of {dictionary} bytes is larger than {_MOST_DICTIONARY}")
+        rest, lc = divmod(packed, 9)
+        pb, lp = divmod(rest, 5)
+        filters = [{"id": lzma.FILTER_LZMA1, "lc": lc, "lp": lp, "pb": pb, "dict_size": dictionary}]
+        return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=filters)
 
 
 class NpzSource:
@@ -88,6 +135,7 @@ class NpzSource:
         self._path = path
         self.zip = _opened(path)
         entries = {entry.filename: entry for entry in self.zip.infolist()}
+        assert self.zip.fp is not None
         repeated = len(self.zip.infolist()) - len(entries)
         self.warnings: tuple[str, ...] = ()
         if repeated:
@@ -96,6 +144,7 @@ class NpzSource:
         self._offsets: dict[str, tuple[int, bytes]] = {}
         try:
             self.members = tuple(self._member(entry) for entry in entries.values())
+            self.opened = self._identity(os.fstat(self.zip.fp.fileno()))
             if not any(member.array or member.problem for member in self.members):
                 raise CorruptError(f"{shown(path)}: holds no arrays (of {len(entries)} members none is a .npy file)")
         except BaseException:
@@ -120,9 +169,7 @@ class NpzSource:
 
     def data(self, entry: zipfile.ZipInfo) -> Bytes:
         """A member's data from its beginning."""
-        if entry.compress_type == z.DEFLATED:
-            return Inflater(self._path, self.start(entry), entry.compress_size)
-        return self.zip.open(entry)
+        return Decompressed(self._path, self.start(entry), entry.compress_size, entry.compress_type)
 
     def start(self, entry: zipfile.ZipInfo) -> int:
         """Where a member's data begins in the archive, in bytes. Raises CorruptError where it does not lie in it."""
@@ -152,10 +199,12 @@ class NpzSource:
 
     def identity(self) -> dict[str, Any]:
         try:
-            found = os.stat(self._path)
+            return self._identity(os.stat(self._path))
         except OSError as error:
             raise storage_error(error, self._path, "cannot read") from None
-        return {"bytes": found.st_size, "mtime_ns": found.st_mtime_ns, "inode": found.st_ino, "members": len(self.members)}
+
+    def _identity(self, found: os.stat_result) -> dict[str, Any]:
+        return {"bytes": found.st_size, "mtime_ns": found.st_mtime_ns, "inode": found.st_ino, "members": len(self._entries)}
 
     def close(self) -> None:
         self.zip.close()
@@ -184,33 +233,38 @@ class NpzSource:
                 yield data
 
     def _member(self, entry: zipfile.ZipInfo) -> Member:
+        """What `entry` is. What is wrong with it matters only if it is chosen, so that --skip gets past it."""
         key = entry.filename
-        array, self._entries[key] = key.removesuffix(".npy"), entry
-        name = _where(self._path, key)
+        name, array = _where(self._path, key), key.removesuffix(".npy")
+        self._entries[key] = entry
+        try:
+            return self._inspected(entry, name, array)
+        except LeakyError as error:
+            return Member(key, array, None, error)
+        except NotImplementedError as error:
+            return Member(key, array, None, UnsupportedError(f"{name}cannot be read: {shown(str(error))}"))
+        except _BROKEN as error:
+            return Member(key, array, None, CorruptError(f"{name}cannot be read: {shown(str(error)) or type(error).__name__}"))
+
+    def _inspected(self, entry: zipfile.ZipInfo, name: str, array: str) -> Member:
+        key = entry.filename
         if entry.flag_bits & z.ENCRYPTED:
             raise UnsupportedError(f"{name}is encrypted; decrypt the archive first")
-        try:
-            start = self.start(entry)
-            if not key.endswith(".npy"):
-                # numpy goes by the content, so that an array may have any name.
-                with contextlib.closing(self.data(entry)) as data:
-                    if _exactly(data)(len(MAGIC)) != MAGIC:
-                        return Member(key, array)
-            with contextlib.closing(self.data(entry)) as data:
-                info, header = read_header(_exactly(data), name.removesuffix(": "), array)
-        except UnsupportedError as error:
-            return Member(key, array, None, error)
-        except LeakyError:
-            raise
-        except _BROKEN as error:
-            raise CorruptError(f"{name}cannot be read: {shown(str(error)) or type(error).__name__}") from None
-        if len(header) + info.nbytes > entry.file_size:
-            needed = len(header) + info.nbytes
-            raise CorruptError(f"{name}is cut off: its header promises {needed} bytes, the archive has {entry.file_size}")
+        start = self.start(entry)
         if entry.compress_type == z.DEFLATED and entry.file_size > _MOST * entry.compress_size:
             raise CorruptError(f"{name}declares {entry.file_size} bytes, more than {entry.compress_size} deflated bytes can hold")
         if entry.compress_type == z.STORED and entry.compress_size != entry.file_size:
             raise CorruptError(f"{name}is stored in {entry.compress_size} bytes but declares {entry.file_size}")
+        if not key.endswith(".npy"):
+            # numpy goes by the content, so that an array may have any name.
+            with contextlib.closing(self.data(entry)) as data:
+                if _exactly(data)(len(MAGIC)) != MAGIC:
+                    return Member(key, array)
+        with contextlib.closing(self.data(entry)) as data:
+            info, header = read_header(_exactly(data), name.removesuffix(": "), array)
+        if len(header) + info.nbytes > entry.file_size:
+            needed = len(header) + info.nbytes
+            raise CorruptError(f"{name}is cut off: its header promises {needed} bytes, the archive has {entry.file_size}")
         self._offsets[key] = (start, header)
         return Member(key, array, info)
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from isal import isal_zlib
 
-from leakycli.errors import UsageError, storage_error
+from leakycli.errors import UnsupportedError, UsageError, storage_error
 from leakycli.regions import Span
 from leakycli.storage.base import Array, ArrayInfo, Member, Source
 from leakycli.storage.npy import NpyWriter, header_bytes, write_all
@@ -155,6 +155,8 @@ class NpzTarget:
             raise storage_error(error, self._path, "cannot write") from None
 
     def _started(self, entry: z.Entry) -> z.Entry:
+        if len(entry.name.encode("utf-8", "surrogatepass")) > z.LONGEST_NAME:
+            raise UnsupportedError(f"a member's name of more than {z.LONGEST_NAME} bytes does not fit into a zip archive")
         self._entries.append(entry)
         self.append(entry.local_header())
         return entry

@@ -33,6 +33,8 @@ _TIME, _DATE = 0, 0x21
 
 LOCAL_SIZE = _LOCAL.size
 
+LONGEST_NAME = _MAX16
+
 
 @dataclass(slots=True)
 class Entry:
