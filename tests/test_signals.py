@@ -141,12 +141,12 @@ def test_a_run_that_waits_for_its_header_dies_of_the_signal(hold: Callable[..., 
 
 def test_what_was_there_stays_when_a_run_is_interrupted(hold: Callable[..., Held], tmp_path: Path) -> None:
     (tmp_path / "out.npy").write_bytes(b"old")
-    (tmp_path / "out.npy.report.json").write_bytes(b"old report")
+    (tmp_path / "out.npy.report.json").write_bytes(b'{"tool": "leakycli"}')
     held = hold("out.npy", "--overwrite")
     held.process.send_signal(signal.SIGTERM)
     check_interrupted(held, signal.SIGTERM)
     assert (tmp_path / "out.npy").read_bytes() == b"old"
-    assert (tmp_path / "out.npy.report.json").read_bytes() == b"old report"
+    assert (tmp_path / "out.npy.report.json").read_bytes() == b'{"tool": "leakycli"}'
     assert sorted(os.listdir(tmp_path)) == ["held.npy", "out.npy", "out.npy.report.json"]
 
 

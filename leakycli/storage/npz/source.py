@@ -212,8 +212,18 @@ class NpzSource:
     def contents(self, member: Member, piece: int) -> Iterator[bytes]:
         """A member's bytes in pieces of up to `piece`. Raises CorruptError, after the last, where size or CRC-32 are not as declared."""
         entry = self.entry(member)
-        declared = (_where(self._path, member.key), entry.CRC, entry.file_size)
-        with contextlib.closing(_Checked(self.data(entry), declared)) as data:
+        name = _where(self._path, member.key)
+        if entry.flag_bits & z.ENCRYPTED:
+            raise UnsupportedError(f"{name}is encrypted; decrypt the archive first")
+        try:
+            opened = self.data(entry)
+        except LeakyError:
+            raise
+        except NotImplementedError as error:
+            raise UnsupportedError(f"{name}cannot be checked: {shown(str(error))}") from None
+        except _BROKEN as error:
+            raise CorruptError(f"{name}cannot be read: {shown(str(error)) or type(error).__name__}") from None
+        with contextlib.closing(_Checked(opened, (name, entry.CRC, entry.file_size))) as data:
             while size := min(piece, data.left):
                 buffer = bytearray(size)
                 data.take(memoryview(buffer))
@@ -248,6 +258,8 @@ class NpzSource:
 
     def _inspected(self, entry: zipfile.ZipInfo, name: str, array: str) -> Member:
         key = entry.filename
+        if len(key.encode("utf-8", "surrogatepass")) > z.LONGEST_NAME:
+            raise UnsupportedError(f"{name[:200]}... has a name of more than {z.LONGEST_NAME} bytes")
         if entry.flag_bits & z.ENCRYPTED:
             raise UnsupportedError(f"{name}is encrypted; decrypt the archive first")
         start = self.start(entry)

@@ -44,7 +44,7 @@ class Compressor:
         if text is None:
             return None
         name, _, level = text.partition(":")
-        if name == "stored" and not level:
+        if text == "stored":
             return cls(z.STORED)
         if name == "deflate" and (text == name or level in set("123456789")):
             return cls(z.DEFLATED, int(level or DEFAULT_LEVEL))
@@ -88,8 +88,9 @@ class NpzTarget:
 
     def writer(self, info: ArrayInfo, source: Source, member: Member) -> NpzStoredWriter | NpzOrderedWriter:
         compressor = Compressor.of(self._compressor, source, member)
-        # An array that had no name gets the one that numpy.savez gives.
-        entry = self._started(z.Entry(member.key or "arr_0.npy", compressor.method, self._at, follow=self._stream))
+        # An array that comes without a name gets the one that numpy.savez gives.
+        key = member.key if isinstance(source, NpzSource) else "arr_0.npy"
+        entry = self._started(z.Entry(key, compressor.method, self._at, follow=self._stream))
         header = header_bytes(info)
         if self._stream or compressor.compresses:
             ordered = NpzOrderedWriter(info, compressor, (self, entry))
@@ -110,7 +111,8 @@ class NpzTarget:
         if self._compressor is None or compressor.method == had.compress_type:
             for _ in source.contents(member, _PIECE):
                 pass
-            self._started(z.Entry(member.key, had.compress_type, self._at, had.CRC, had.compress_size, had.file_size))
+            sizes = had.CRC, had.compress_size, had.file_size
+            self._started(z.Entry(member.key, had.compress_type, self._at, *sizes, had.flag_bits, had.extract_version))
             for data in source.raw(member, _PIECE):
                 self.append(data)
         else:

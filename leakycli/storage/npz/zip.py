@@ -17,6 +17,7 @@ STORED, DEFLATED = 0, 8
 
 #: Flag bits: 0 encrypted, 3 sizes follow the data, 11 the name is UTF-8.
 ENCRYPTED, SIZES_FOLLOW, UTF8 = 0x1, 0x8, 0x800
+_METHOD_FLAGS = 0x6
 
 _LOCAL = struct.Struct("<4s5H3L2H")
 _CENTRAL = struct.Struct("<4s6H3L5H2L")
@@ -38,7 +39,11 @@ LONGEST_NAME = _MAX16
 
 @dataclass(slots=True)
 class Entry:
-    """A member as the directory has it. Sizes in bytes; offset is that of its local header."""
+    """A member as the directory has it. Sizes in bytes; offset is that of its local header.
+
+    flags and version are those of a copied member: of the flags, what its method says with them is kept (bits 1 and 2), and a reader needs
+    at least its version.
+    """
 
     name: str
     method: int
@@ -46,6 +51,8 @@ class Entry:
     crc: int = 0
     compressed: int = 0
     size: int = 0
+    flags: int = 0
+    version: int = 45
     follow: bool = False
 
     @property
@@ -54,13 +61,17 @@ class Entry:
             name, flags = self.name.encode("ascii"), 0
         except UnicodeEncodeError:
             name, flags = self.name.encode("utf-8", "surrogatepass"), UTF8
-        return name, flags | (SIZES_FOLLOW if self.follow else 0)
+        return name, flags | self.flags & _METHOD_FLAGS | (SIZES_FOLLOW if self.follow else 0)
+
+    @property
+    def _needed(self) -> int:
+        return max(self.version, 45)
 
     def local_header(self) -> bytes:
         """The header before the data. Its length does not depend on the sizes, so that it can be written again when they are known."""
         name, flags = self._encoded
         crc, compressed, size = (0, 0, 0) if self.follow else (self.crc, self.compressed, self.size)
-        header = _LOCAL.pack(b"PK\3\4", 45, flags, self.method, _TIME, _DATE, crc, _MAX32, _MAX32, len(name), _SIZES64.size)
+        header = _LOCAL.pack(b"PK\3\4", self._needed, flags, self.method, _TIME, _DATE, crc, _MAX32, _MAX32, len(name), _SIZES64.size)
         return header + name + _SIZES64.pack(1, 16, size, compressed)
 
     def following(self) -> bytes:
@@ -77,7 +88,7 @@ class Entry:
         header = _CENTRAL.pack(
             b"PK\1\2",
             made_by,
-            45,
+            self._needed,
             flags,
             self.method,
             _TIME,
