@@ -373,3 +373,21 @@ def test_the_process_stays_inside_its_memory_bound(leakycli: Run, large: Path, t
     assert cost["memory_projected"] <= cost["memory_bound"]
     if sys.platform == "linux":
         assert cost["memory_measured"] <= cost["memory_projected"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_an_array_of_3_gib_stays_within_128_mib(leakycli: Run, tmp_path: Path, dtype: str) -> None:
+    header = BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (3 << 28,)})
+    with open(tmp_path / "in.npy", "wb") as file:
+        file.write(header.getvalue())
+        file.truncate(len(header.getvalue()) + (3 << 30))
+    done = leakycli("apply", "in.npy", "out.npy", "--memory", "128M", "--dtype", dtype, "--json", timeout=600)
+    assert (done.returncode, done.stderr) == (0, b"")
+    cost = json.loads(done.stdout)["cost"]
+    assert cost["memory_measured"] <= cost["memory_projected"] <= 128 << 20
+    found = np.load(tmp_path / "out.npy", mmap_mode="r")
+    assert found.shape == (3 << 28,)
+    assert found.dtype == dtype
+    assert not found[:: 1 << 16].any()
