@@ -477,3 +477,31 @@ def test_a_disk_that_fills_up_during_the_run_is_an_error_that_leaves_nothing(lar
     assert str(caught.value).isprintable()
     (small_disk / "filler").unlink()
     assert snapshot(small_disk) == before
+
+
+def test_a_batch_does_not_write_over_the_source_of_another_job(leakycli: Run, tmp_path: Path) -> None:
+    for folder in ("in", "out"):
+        (tmp_path / folder).mkdir()
+    np.save(tmp_path / "in" / "a.npy", np.full(9, -1.0))
+    np.save(tmp_path / "out" / "a.npy", np.full(9, -100.0))
+    (tmp_path / "link.npy").symlink_to("out/a.npy")
+    done = leakycli("apply", "--overwrite", "in/a.npy", "link.npy", "out/")
+    assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)
+    assert (np.load(tmp_path / "out" / "a.npy") == -100).all()
+    assert os.listdir(tmp_path / "out") == ["a.npy"]
+
+
+def test_a_source_behind_a_redirected_stream_is_not_written_to(tmp_path: Path) -> None:
+    np.save(tmp_path / "s.npy", np.full(9, -1.0))
+    before = (tmp_path / "s.npy").read_bytes()
+    for line in ("apply --overwrite - s.npy <s.npy", "apply s.npy - >>s.npy"):
+        done = subprocess.run(["sh", "-c", f'"$0" -m leakycli {line}', sys.executable], cwd=tmp_path, capture_output=True, timeout=60)
+        assert done.returncode == 2, line
+        assert (tmp_path / "s.npy").read_bytes() == before, line
+    assert os.listdir(tmp_path) == ["s.npy"]
+
+
+def test_to_must_agree_with_the_suffix_of_the_destination(leakycli: Run, tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros(3))
+    assert leakycli("apply", "a.npy", "b.npz", "--to", "npy").returncode == 2
+    assert os.listdir(tmp_path) == ["a.npy"]
