@@ -27,8 +27,8 @@ __all__ = ["Comparison", "Options", "apply", "dry_run", "info", "recorded_parame
 def apply(source: str, dest: str, options: Options | None = None, observe: events.Observer = events.ignore) -> Report:
     """Write the leaky ReLU of the array file `source` to `dest` and a report beside it; returns the report.
 
-    source: path of a `.npy` or `.npz` file, a FIFO, or "-" for standard input. dest: path ending in `.npy` or `.npz`, or "-". The
-    destination appears complete or not at all; what was under its name stays until then, and for good without `options.overwrite`.
+    source: path of a `.npy` or `.npz` file, a Zarr array or group, a FIFO, or "-" for standard input. dest: path ending in `.npy`, `.npz`,
+    `.zarr` or `.zarr.zip`, or "-". The destination appears complete or not at all; what was under its name stays until then, and for good without `options.overwrite`.
     """
     with Job(source, dest, options or Options()) as job:
         return job.run(observe)

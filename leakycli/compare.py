@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Generic
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leakycli.kernel import PIECE
-from leakycli.regions import Span
-from leakycli.storage.base import ArrayInfo, Reader
+from leakycli.regions import Box, Grid, Span, cuts
+from leakycli.storage.base import ArrayInfo, Reader, Region
 from leakycli.summary import Number
 
 Array = NDArray[Any]
@@ -74,15 +74,16 @@ def _ulps(a: NDArray[np.uint64], b: NDArray[np.uint64], bits: int, kind: str) ->
     return np.where((a ^ b) & sign, size_a + size_b, apart)
 
 
-class ComparingWriter:
+class ComparingWriter(Generic[Region]):
     """A `Writer` that writes nothing: it compares what it is given with what a `Reader` finds. Afterwards `result` says how they differ.
 
-    With a sequential reader the comparing is done where the reader can be fetched from, in `commit`.
+    With a sequential reader the comparing is done where the reader can be fetched from, in `commit`. The position of a difference is that
+    in the flat buffer, or, where regions are boxes, in the array in C order.
     """
 
     sequential = True
 
-    def __init__(self, info: ArrayInfo, reader: Reader) -> None:
+    def __init__(self, info: ArrayInfo, reader: Reader[Region]) -> None:
         self.info = info
         self.result: Difference | None = None
         self._reader = reader
@@ -90,18 +91,18 @@ class ComparingWriter:
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.info, self._reader)
 
-    def write(self, span: Span, y: Array) -> Any:
+    def write(self, region: Region, y: Array) -> Any:
         if self._reader.sequential:
-            return span, y.copy()
-        return self._compare(span, y, np.empty(y.nbytes, np.uint8))
+            return region, y.copy(order="K")
+        return self._compare(region, y, np.empty(y.nbytes, np.uint8))
 
     def commit(self, payloads: list[Any]) -> None:
         for payload in payloads:
             if self._reader.sequential:
-                span, y = payload
+                region, y = payload
                 buffer = np.empty(y.nbytes, np.uint8)
-                self._reader.fetch(span, buffer)
-                payload = self._compare(span, y, buffer)
+                self._reader.fetch(region, buffer)
+                payload = self._compare(region, y, buffer)
             found, token = payload
             if found is not None:
                 self.result = found if self.result is None else self.result.merge(found)
@@ -113,12 +114,21 @@ class ComparingWriter:
     def close(self) -> None:
         self._reader.close()
 
-    def _compare(self, span: Span, y: Array, buffer: Array) -> tuple[Difference | None, Any]:
-        found, token = self._reader.read(span, buffer)
+    def _compare(self, region: Region, y: Array, buffer: Array) -> tuple[Difference | None, Any]:
+        found, token = self._reader.read(region, buffer)
         native = y.dtype.newbyteorder("=")
         result = None
-        for at in range(0, y.size, PIECE):
-            piece = slice(at, at + PIECE)
-            later = difference(y[piece].astype(native, copy=False), found[piece].astype(native, copy=False), span.start + at)
-            result = result.merge(later) if result and later else result or later
+        for at, piece in cuts(y.shape, PIECE):
+            a, b = (values[piece].astype(native, copy=False).reshape(-1) for values in (y, found))
+            if later := difference(a, b):
+                later = replace(later, position=self._position(region, at + later.position))
+                result = later if result is None else result.merge(later)
         return result, token
+
+    def _position(self, region: Region, position: int) -> int:
+        if isinstance(region, Span):
+            return region.start + position
+        assert isinstance(region, Box)
+        ones = (1,) * len(region.start)
+        index = Grid(region.shape, ones).index(position)
+        return Grid(self.info.shape, ones).number(tuple(a + i for a, i in zip(region.start, index, strict=True)))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+import os
+import tempfile
+from dataclasses import dataclass, replace
 from typing import Any
 
 from leakycli import events
@@ -13,7 +15,8 @@ from leakycli.executors import local_executor
 from leakycli.onepass import scratch_bytes
 from leakycli.options import Options, place
 from leakycli.pipeline import run
-from leakycli.plan import UNIT_BYTES, ArrayPlan
+from leakycli.plan import UNIT_BYTES, ArrayPlan, GridPlan, Plan
+from leakycli.route import array_plan, fitting_reader
 from leakycli.rule import Rule
 from leakycli.storage import ArrayInfo, Member, Source
 
@@ -57,12 +60,6 @@ class Comparison:
         return f"{place(self.destination)}equal"
 
 
-def result_info(array: ArrayInfo, rule: Rule) -> ArrayInfo:
-    """The array as it is written: the same shape, memory order and byte order in the rule's type."""
-    dtype = rule.dtype if array.dtype.isnative else rule.dtype.newbyteorder("S")
-    return ArrayInfo(array.name, array.shape, dtype, array.fortran)
-
-
 def comparing_bytes(rule: Rule) -> int:
     """Bytes a worker takes for comparing a unit: what was found, and where it differs."""
     return 3 * UNIT_BYTES * rule.dtype.itemsize // rule.source.itemsize
@@ -73,29 +70,35 @@ def compare_sources(
     destination: tuple[str, Source],
     options: Options,
     observe: events.Observer = events.ignore,
-    workers: int | None = None,
+    run_plan: Plan | None = None,
 ) -> Comparison:
     """Compare the arrays of `destination` with what those of `pair`, the source, give; each is (path, opened).
 
-    workers: for a comparison that is part of a run already planned.
+    run_plan: of the run that this comparison is part of, whose workers and memory it then keeps to.
     """
     (source, opened), (dest, found) = pair, destination
     chosen = {member.key: member for member in options.choose(opened.members, source)}
-    # A lone array has no name to keep: `.npy` knows none.
-    lone = len(chosen) == 1 and len(found.members) == 1 and "npy" in (opened.format, found.format)
-    by_key = {member.key: member for member in found.members}
+    same = _family(opened) == _family(found)
+    arrays = [member for member in found.members if member.array is not None]
+    # A lone array may have lost its name, or got one: `.npy` knows none, nor does an array that is a whole Zarr store.
+    lone = len(chosen) == 1 and len(arrays) == 1 and (not same or "npy" in (opened.format, found.format))
+    by_key = {member.key: member for member in found.members} if same else {member.name: member for member in arrays}
     compared = []
     for member in opened.members:
-        there = found.members[0] if lone and member.key in chosen else by_key.get(member.key)
+        there = arrays[0] if lone and member.key in chosen else by_key.get(member.key if same else member.name)
         if member.key in chosen and member.array is not None:
-            compared.append(_compare_array(member.array, member, there, (pair, destination), options, observe, workers))
-        elif found.format == opened.format:
+            compared.append(_compare_array(member.array, member, there, (pair, destination), options, observe, run_plan))
+        elif same:
             problem = "is missing" if there is None else opened.copy_problem(member, found, there)
             compared.append(ArrayComparison(member.name, 0, None, None, problem))
-    if found.format == opened.format and not lone:
+    if same and not lone:
         known = {member.key for member in opened.members}
         compared += [ArrayComparison(m.name, 0, None, None, "is not in the source") for m in found.members if m.key not in known]
     return Comparison(source, dest, options.parameters(), tuple(compared))
+
+
+def _family(source: Source) -> str:
+    return source.format.removesuffix(".zip")
 
 
 def _compare_array(
@@ -105,29 +108,34 @@ def _compare_array(
     ends: tuple[tuple[str, Source], tuple[str, Source]],
     options: Options,
     observe: events.Observer,
-    workers: int | None,
+    run_plan: Plan | None,
 ) -> ArrayComparison:
     (source, opened), (_, found) = ends
     rule = options.rule(array, source)
-    expected = result_info(array, rule)
-    problem = _mismatch(expected, None if there is None else there.array)
-    if there is None or problem is not None:
+    problem = _mismatch(array, rule, None if there is None else there.array)
+    if there is None or there.array is None or problem is not None:
         return ArrayComparison(array.name, array.size, None, None, problem)
-    planned = ArrayPlan.of(
-        array.name,
-        array.size,
-        (array.dtype.itemsize, rule.dtype.itemsize),
-        scratch_bytes(rule, array.size) + comparing_bytes(rule),
-        (opened.sequential(member), found.sequential(there)),
-    )
-    if workers is None:
-        workers = options.plan((planned,)).workers
+    # Computed in the type that is expected, in the layout that was found.
+    chunked = array.chunking is not None or there.array.chunking is not None
+    expected = replace(there.array, dtype=rule.dtype)
+    scratch = scratch_bytes(rule, array.size) + comparing_bytes(rule)
+    ordered = tuple(end.sequential(m) or (chunked and end.format == "npz") for end, m in ((opened, member), (found, there)))
+    planned = array_plan(member.key, (array, expected), (ordered[0], ordered[1]), scratch, beside=1.0)
+    if run_plan is None:
+        plan = options.plan((planned,))
+        planned, workers = plan.arrays[0], plan.workers
+    else:
+        workers = run_plan.workers
+        planned = planned.fitted(workers, run_plan.memory.budget)
     observe(events.Started(source, array.nbytes))
     with (
-        contextlib.closing(ComparingWriter(expected, found.reader(there))) as writer,
-        contextlib.closing(opened.reader(member)) as reader,
+        spool_folder(planned) as folder,
+        contextlib.closing(opened.reader(member)) as given,
+        contextlib.closing(found.reader(there)) as written,
         local_executor(workers, planned.count) as executor,
     ):
+        reader, there_reader = (fitting_reader(planned, end, os.path.join(folder, "spool.npy")) for end in (given, written))
+        writer = ComparingWriter(expected, there_reader)
         try:
             run(
                 planned,
@@ -141,19 +149,25 @@ def _compare_array(
             raise LossError(f"{place(source)}{error}") from None
         result = writer.result
     observe(events.Finished(source))
-    index = None if result is None else array.index(result.position)
+    index = None if result is None else (replace(array, fortran=False) if isinstance(planned, GridPlan) else array).index(result.position)
     return ArrayComparison(array.name, array.size, result, index, None)
 
 
-def _mismatch(expected: ArrayInfo, found: ArrayInfo | None) -> str | None:
+def spool_folder(plan: ArrayPlan[Any]) -> contextlib.AbstractContextManager[str]:
+    """A folder for what cannot be compared without a spool; it is gone afterwards."""
+    return tempfile.TemporaryDirectory(prefix="leakycli-") if isinstance(plan, GridPlan) and plan.spool else contextlib.nullcontext("")
+
+
+def _mismatch(array: ArrayInfo, rule: Rule, found: ArrayInfo | None) -> str | None:
     """Why two arrays cannot be compared element by element, in words; None where they can."""
     if found is None:
         return "is missing"
-    if found.shape != expected.shape:
-        return f"has shape {found.shape}, expected {expected.shape}"
-    if found.dtype.newbyteorder("=") != expected.dtype.newbyteorder("="):
-        return f"has dtype {found.dtype.name}, expected {expected.dtype.name}"
-    if found.fortran != expected.fortran and len(found.shape) > 1:
+    if found.shape != array.shape:
+        return f"has shape {found.shape}, expected {array.shape}"
+    if found.dtype.newbyteorder("=") != rule.dtype:
+        return f"has dtype {found.dtype.name}, expected {rule.dtype.name}"
+    flat = array.chunking is None and found.chunking is None
+    if flat and found.fortran != array.fortran and len(found.shape) > 1:
         order = {True: "Fortran", False: "C"}
-        return f"is in {order[found.fortran]} order, expected {order[expected.fortran]} order"
+        return f"is in {order[found.fortran]} order, expected {order[array.fortran]} order"
     return None

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from datetime import UTC, datetime
 from typing import Any
 
 from leakycli import events, machine, storage
 from leakycli._version import __version__
-from leakycli.comparison import compare_sources, comparing_bytes, result_info
+from leakycli.comparison import compare_sources, comparing_bytes
 from leakycli.errors import DifferenceError, LeakyError, LossError, SourceChangedError, StorageError, UsageError, shown, storage_error
 from leakycli.executors import local_executor
 from leakycli.onepass import sample_stride, scratch_bytes
 from leakycli.options import Options, place
 from leakycli.pipeline import ArrayResult, run
-from leakycli.plan import ArrayPlan, Plan
+from leakycli.plan import ArrayPlan, GridPlan, Plan
 from leakycli.publish import Publication, check_distinct, check_space, remove, resolve
-from leakycli.regions import Span
+from leakycli.regions import Box, Presence, Span
 from leakycli.report.model import ArrayReport, Cost, Distribution, Endpoint, Report, Statistics
+from leakycli.route import array_plan, copy_array, fitting_reader, fitting_writer, result_info
 from leakycli.rule import Losses, Rule
 from leakycli.storage import ArrayInfo, Member, Reader, Source, Target, Writer
 
@@ -32,6 +35,8 @@ class Job:
     """One source on its way to one destination: opened, checked and planned when made, before anything is written."""
 
     def __init__(self, source: str, dest: str, options: Options) -> None:
+        # A Zarr store is one thing, with or without a slash at its end.
+        dest = dest.rstrip("/") if dest.rstrip("/").lower().endswith(".zarr") else dest
         self._source_path, self._dest_path, self._options = source, dest, options
         self._stream_out = dest == "-"
         self._publication: Publication | None = None
@@ -39,6 +44,7 @@ class Job:
         try:
             storage.check_path(source)
             self._format = storage.dest_format(dest, options.to)
+            storage.check_layout(self._format, options.layout)
             self._check_paths()
             self._source: Source = self._stack.enter_context(contextlib.closing(storage.open_source(source)))
             self._members = self._chosen_members()
@@ -107,18 +113,39 @@ class Job:
         return {member.key: self._options.rule(member.array, self._source_path) for member in chosen if member.array is not None}
 
     def _planned(self) -> Plan:
+        self._results: dict[str, ArrayInfo] = {}
+        self._pipelines: dict[str, str] = {}
         arrays = []
         for member in self._source.members:
             array, rule = member.array, self._members.get(member.key)
-            if array is not None and rule is not None:
+            if array is None or (rule is None and not self._carried(member)):
+                continue
+            result = result_info(array, rule, self._format, self._options.layout, self._source, member)
+            self._results[member.key] = result
+            scratch = 0
+            if rule is not None:
                 scratch = scratch_bytes(rule, array.size) + (comparing_bytes(rule) if self._options.verify else 0)
-                itemsizes = (array.dtype.itemsize, rule.dtype.itemsize)
-                ordered = self._source.sequential(member), self._ordered_out(member)
-                arrays.append(ArrayPlan.of(member.key, array.size, itemsizes, scratch, ordered))
+            arrays.append(array_plan(member.key, (array, result), self._ordered(member, result), scratch, self._stored(member)))
         return self._options.plan(tuple(arrays))
 
-    def _ordered_out(self, member: Member) -> bool:
-        return storage.compresses(self._format, self._options.compressor, self._source, member) or self._stream_out
+    def _carried(self, member: Member) -> bool:
+        """Whether a member that is not transformed is read as an array and written as one: from one kind of format to another."""
+        if self._format == "npy" or _family(self._format) == _family(self._source.format):
+            return False
+        if member.problem is not None:
+            raise type(member.problem)(f"{member.problem} (an array that is not chosen is copied, which this one cannot be from Zarr to npz)")
+        return member.array is not None
+
+    def _stored(self, member: Member) -> Callable[[], Presence | None]:
+        return lambda: self._source.stored(member)
+
+    def _ordered(self, member: Member, result: ArrayInfo) -> tuple[bool, bool]:
+        """Whether source and destination must go front to back. The checksum of a stored member is that of its bytes in order."""
+        into = storage.compresses(self._format, self._options.layout, self._source, member) or self._stream_out
+        out_of = self._source.sequential(member)
+        if member.array is not None and member.array.chunking is None and result.chunking is None:
+            return out_of, into
+        return out_of or self._source.format == "npz", into or self._format == "npz"
 
     def run(self, observe: events.Observer) -> Report:
         """Do it all. Raises an error of `leakycli.errors`; nothing is published then."""
@@ -135,12 +162,13 @@ class Job:
         identity = self._source.opened
         with contextlib.ExitStack() as stack:
             if self._publication is not None:
-                check_space(self._publication.dest, sum(array.bytes_out for array in self.plan.arrays if not array.ordered_out))
+                check_space(self._publication.dest, self._space())
                 stack.enter_context(self._publication)
             path = self._publication.partial if self._publication is not None else "-"
-            target = storage.create_target(path, self._format, self._options.compressor)
+            target = storage.create_target(path, self._format, self._options.layout)
             results = self._transform(stack.enter_context(contextlib.closing(target)), observe)
             written = target.finish()
+            self._target_warnings = tuple(target.warnings)
             if self._source.identity() != identity:
                 raise SourceChangedError(f"{shown(self._source_path)}: changed while it was read; run again when it is left alone")
             self._check_losses(results)
@@ -151,31 +179,64 @@ class Job:
         observe(events.Finished(self._source_path))
         return report
 
+    def _space(self) -> int:
+        """Bytes that the result, and what is spooled on the way, will take; what will be compressed is left out."""
+        space = 0
+        for array in self.plan.arrays:
+            chunking = self._results[array.name].chunking
+            if not array.ordered_out and (chunking is None or chunking.codecs == "none"):
+                space += array.bytes_out
+            if isinstance(array, GridPlan) and array.spool:
+                space += array.bytes_in if array.ordered_in else array.bytes_out
+        return space
+
     def _transform(self, target: Target, observe: events.Observer) -> dict[str, ArrayResult]:
         """Write every member in turn; returns the results of those that are transformed, by key."""
         results = {}
         planned = {array.name: array for array in self.plan.arrays}
-        with local_executor(self.plan.workers, self.plan.regions) as executor:
+        with local_executor(self.plan.workers, self.plan.regions) as executor, self._spool() as spool:
             for member in self._source.members:
-                rule = self._members.get(member.key)
-                if rule is not None and member.array is not None:
-                    ends = target.writer(result_info(member.array, rule), self._source, member), self._source.reader(member)
-                    with contextlib.closing(ends[0]) as writer, contextlib.closing(ends[1]) as reader:
-                        work = planned[member.key], rule, (reader, writer), executor, self.plan.workers
-                        results[member.key] = self._run(*work, observe)
-                elif self._format != "npy":
+                plan = planned.get(member.key)
+                if plan is not None:
+                    rule = self._members.get(member.key)
+                    with (
+                        contextlib.closing(target.writer(self._results[member.key], self._source, member, rule)) as writer,
+                        contextlib.closing(self._source.reader(member)) as reader,
+                    ):
+                        names = {getattr(end, "pipeline", None) for end in (reader, writer)} - {None}
+                        self._pipelines[member.key] = " and ".join(sorted(map(str, names)))
+                        ends = fitting_reader(plan, reader, spool), fitting_writer(plan, writer, spool)
+                        if rule is None:
+                            copy_array(plan, ends)
+                        else:
+                            results[member.key] = self._run(plan, rule, ends, executor, observe)
+                elif self._format != "npy" and _family(self._format) == _family(self._source.format):
                     target.copy(self._source, member)
         return results
 
+    @contextlib.contextmanager
+    def _spool(self) -> Iterator[str]:
+        """Where an array that has to be spooled goes."""
+        if not any(isinstance(array, GridPlan) and array.spool for array in self.plan.arrays):
+            yield ""
+        elif self._publication is not None:
+            try:
+                yield self._publication.spool
+            finally:
+                remove(self._publication.spool)
+        else:
+            with tempfile.TemporaryDirectory(prefix="leakycli-") as folder:
+                yield os.path.join(folder, "spool.npy")
+
     def _run(
-        self, planned: ArrayPlan, rule: Rule, ends: tuple[Reader, Writer], executor: Executor, workers: int, observe: events.Observer
+        self, planned: ArrayPlan[Any], rule: Rule, ends: tuple[Reader[Any], Writer[Any]], executor: Executor, observe: events.Observer
     ) -> ArrayResult:
-        def done(region: Span) -> None:
+        def done(region: Span | Box) -> None:
             sizes = region.size * planned.itemsize_in, region.size * planned.itemsize_out
             observe(events.RegionDone(self._source_path, planned.name, *sizes))
 
         try:
-            return run(planned, rule, ends, executor, workers, done)
+            return run(planned, rule, ends, executor, self.plan.workers, done)
         except LossError as error:
             raise LossError(f"{place(self._source_path)}{error}") from None
 
@@ -192,7 +253,7 @@ class Job:
 
     def _verify(self, partial: str) -> None:
         with contextlib.closing(storage.open_source(partial)) as found:
-            comparison = compare_sources((self._source_path, self._source), (partial, found), self._options, workers=self.plan.workers)
+            comparison = compare_sources((self._source_path, self._source), (partial, found), self._options, run_plan=self.plan)
         if not comparison.equal:
             raise DifferenceError(f"{comparison.message()}; nothing was published")
 
@@ -221,7 +282,7 @@ class Job:
 
     def _report(self, results: dict[str, ArrayResult], identity: dict[str, Any], written: int, when: tuple[datetime, float]) -> Report:
         arrays = tuple(
-            _array_report(member.array, self._members.get(member.key), results.get(member.key))
+            _array_report(member.array, self._members.get(member.key), results.get(member.key), self._results.get(member.key), self._pipelines.get(member.key) or None)
             for member in self._source.members
             if member.array is not None and (member.key in results or self._format != "npy")
         )
@@ -237,7 +298,7 @@ class Job:
             throughput=round((read + written) / seconds, 1),
             workers=planned.workers,
             engine="threads",
-            codec_pipeline=None,
+            codec_pipeline=", ".join(sorted({array.codec_pipeline for array in arrays if array.codec_pipeline})) or None,
             memory_bound=planned.memory.bound,
             memory_projected=planned.memory.projected,
             memory_measured=machine.peak_resident(),
@@ -252,21 +313,32 @@ class Job:
             cost=cost,
             resumed=False,
             verified=self._options.verify,
-            warnings=self._source.warnings,
+            warnings=(*self._source.warnings, *self._target_warnings),
         )
 
 
-def _array_report(array: ArrayInfo, rule: Rule | None, result: ArrayResult | None) -> ArrayReport:
+def _family(format: str) -> str:
+    """A format apart from how it is packed."""
+    return format.removesuffix(".zip")
+
+
+def _array_report(
+    array: ArrayInfo, rule: Rule | None, result: ArrayResult | None, written: ArrayInfo | None, pipeline: str | None
+) -> ArrayReport:
     order = "F" if array.fortran else "C"
+    chunking = (written or array).chunking
     if rule is None or result is None:
-        return ArrayReport.copied(array.name, array.shape, order, array.dtype.name)
+        return ArrayReport.copied(array.name, array.shape, order, array.dtype.name, chunking)
     stride = sample_stride(rule, array.size)
     return ArrayReport(
         name=array.name,
         action="transformed",
         shape=array.shape,
         order=order,
-        chunks=None,
+        chunks=None if chunking is None else chunking.chunks,
+        shards=None if chunking is None else chunking.shards,
+        codecs=None if chunking is None else chunking.codecs,
+        codec_pipeline=pipeline,
         dtype_before=array.dtype.name,
         dtype_after=rule.dtype.name,
         factor=rule.factor,

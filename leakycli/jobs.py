@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from leakycli.errors import StorageError, UsageError, shown, storage_error
 from leakycli.publish import written_beside
-from leakycli.storage import FORMATS, SUFFIXES, is_stream
+from leakycli.storage import FORMATS, SUFFIXES, is_stream, is_zarr
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +33,13 @@ def resolve_jobs(sources: Iterable[str], dest: str, recursive: bool = False, int
         if len(sources) > 1:
             raise UsageError("several sources cannot go to standard output; name a folder")
         return [Job(sources[0], dest)]
-    folder = into_folder or dest.endswith("/") or os.path.isdir(dest) or len(sources) > 1
-    copies_tree = recursive and any(os.path.isdir(source) for source in sources)
+    store = dest.rstrip("/").lower().endswith(".zarr") or (os.path.isdir(dest) and is_zarr(dest))
+    if store and (into_folder or len(sources) > 1):
+        raise UsageError(f"{shown(dest)}: is a Zarr store, no folder for several results; name a folder")
+    if store:
+        dest = dest.rstrip("/")
+    folder = not store and (into_folder or dest.endswith("/") or os.path.isdir(dest) or len(sources) > 1)
+    copies_tree = recursive and any(os.path.isdir(source) and not is_zarr(source) for source in sources)
     there = os.path.lexists(dest.rstrip("/") or "/")
     if (folder or copies_tree) and not os.path.isdir(dest) and (there or not copies_tree or len(sources) > 1):
         if there:
@@ -42,12 +47,12 @@ def resolve_jobs(sources: Iterable[str], dest: str, recursive: bool = False, int
         raise StorageError(f"{shown(dest)}: this folder does not exist; create it first")
     jobs: list[Job] = []
     for source in sources:
-        if os.path.isdir(source):
+        if os.path.isdir(source) and not is_zarr(source) and not source.rstrip("/").lower().endswith(".zarr"):
             jobs += _tree(source, dest, recursive, to)
         elif folder or copies_tree:
             if is_stream(source):
                 raise UsageError(f"{shown(source)}: a stream has no name to go by in a folder; name the destination file")
-            jobs.append(Job(source, _renamed(os.path.join(dest, os.path.basename(source)), to)))
+            jobs.append(Job(source, _renamed(os.path.join(dest, os.path.basename(source.rstrip("/"))), to, is_zarr(source))))
         else:
             jobs.append(Job(source, dest))
     _refuse_collisions(jobs)
@@ -70,6 +75,13 @@ def _tree(source: str, dest: str, recursive: bool, to: str | None) -> Iterator[J
     found = False
     for folder, subfolders, files in os.walk(source, onerror=fail):
         subfolders.sort()
+        stores = [name for name in subfolders if is_zarr(os.path.join(folder, name))]
+        # A store is one source, whatever is in it.
+        subfolders[:] = [name for name in subfolders if name not in stores]
+        for name in stores:
+            found = True
+            path = os.path.join(folder, name)
+            yield Job(path, _renamed(os.path.join(base, os.path.relpath(path, source)), to, True))
         for file in sorted(files):
             path = os.path.join(folder, file)
             if file.lower().endswith(SUFFIXES) and not is_stream(path):
@@ -80,12 +92,12 @@ def _tree(source: str, dest: str, recursive: bool, to: str | None) -> Iterator[J
         raise UsageError(f"{shown(source)}: holds no array files ({', '.join(SUFFIXES)})")
 
 
-def _renamed(dest: str, to: str | None) -> str:
-    """`dest` with the suffix of the format `to`."""
+def _renamed(dest: str, to: str | None, zarr: bool = False) -> str:
+    """`dest` with the suffix of the format `to`. zarr: what comes is a Zarr node, whose name need not have a suffix."""
+    suffix = next((suffix for suffix in SUFFIXES if dest.lower().endswith(suffix)), "")
     if to is None:
-        return dest
-    stem, suffix = os.path.splitext(dest)
-    return (stem if suffix.lower() in SUFFIXES else dest) + FORMATS[to]
+        return dest if suffix or not zarr else f"{dest}{FORMATS['zarr']}"
+    return dest[: len(dest) - len(suffix)] + FORMATS[to]
 
 
 def _refuse_collisions(jobs: list[Job]) -> None:

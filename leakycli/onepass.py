@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leakycli.kernel import PIECE, TABLE_FROM, Counts, Kernel, NanError, Table, losses
+from leakycli.regions import cuts
 from leakycli.rule import Losses, Rule
 from leakycli.summary import Histogram, PatternSummary, Summary, summarise
 
@@ -19,6 +20,9 @@ Array = NDArray[Any]
 #: that the sample does not keep to one channel of a channels-last array.
 SAMPLE_ALL = 1 << 20
 STRIDE = 31
+
+#: Sampled elements that wait until they are put into a histogram together.
+_SAMPLES = 1 << 15
 
 
 def by_table(rule: Rule, size: int) -> bool:
@@ -33,8 +37,10 @@ def sample_stride(rule: Rule, size: int) -> int:
 
 def scratch_bytes(rule: Rule, size: int) -> int:
     """Bytes that `OnePass` for an array of `size` elements takes at most, temporaries of its libraries' calls included."""
-    # Four histograms at a time (two kept, two handed over) with the count of one piece.
-    histograms = 5 * 8 * (1 << 14) + 8 * (1 << 17)
+    # Four histograms at a time (two kept, two handed over) with the count of one piece, and the samples that wait for them.
+    histograms = 5 * 8 * (1 << 14) + 8 * (1 << 17) + 2 * 8 * _SAMPLES
+    # A result that does not lie in one run of memory.
+    histograms += min(PIECE, max(size, 1)) * rule.dtype.itemsize
     if by_table(rule, size):
         patterns = 1 << 8 * rule.source.itemsize
         # Index and native copy of a piece; the table with its flags, values and flags of two summaries, counts of piece, unit and
@@ -74,25 +80,22 @@ class OnePass:
             self._kernel = Kernel(rule, piece)
             self._mask, self._wide = np.empty(piece, np.bool_), np.empty(piece, np.float64)
         self._histograms = Histogram(rule.source), Histogram(rule.dtype)
+        self._out = np.empty(0, rule.dtype)
+        self._samples = np.empty(_SAMPLES, rule.source), np.empty(_SAMPLES, rule.dtype)
+        self._sampled = 0
 
     def __call__(self, x: Array, y: Array, start: int) -> UnitResult:
-        """Transform the unit `x` into `y`; both 1-D and contiguous, in any byte order, not the same memory. start: the unit's flat index.
+        """Transform the unit `x` into `y`, of the same shape, in any byte and memory order, not the same memory. start: its flat index.
 
-        Raises NanError with the position in `x` where a NaN has no integer.
+        Raises NanError with the position in `x` (in C order) where a NaN has no integer.
         """
         with np.errstate(all="ignore"):
-            if self._table is not None:
-                return self._by_table(self._table, x, y)
-            result = self._by_kernel(x, y)
-            sample = slice(-start % self._stride, None, self._stride)
-            for histogram, values in zip(self._histograms, (x, y), strict=True):
-                sampled = values[sample]
-                histogram.add(sampled.astype(sampled.dtype.newbyteorder("="), copy=False))
-            return result
+            return self._by_kernel(x, y, start) if self._table is None else self._by_table(self._table, x, y)
 
     def take_histograms(self) -> tuple[Histogram, Histogram]:
         """The histograms (before, after) since the last time."""
         before, after = self._histograms
+        self._flush()
         if self._table is not None:
             with np.errstate(invalid="ignore"):  # signalling NaN
                 before.add(self._table.x, self._seen)
@@ -102,19 +105,28 @@ class OnePass:
         return before, after
 
     def _pieces(self, x: Array, y: Array) -> Iterator[tuple[int, Array, Array]]:
-        """(position, native piece of x, native piece of y to be filled) and, after each, y's bytes swapped where y's order asks."""
-        swap = not y.dtype.isnative
-        for at in range(0, x.size, PIECE):
-            px, py = x[at : at + PIECE], y[at : at + PIECE]
-            if not px.dtype.isnative:
-                native = self._native[: px.size]
+        """(position, native piece of x, native piece of y to be filled), both 1-D; each piece of y is put into place after its turn.
+
+        How a unit is cut depends on its shape alone, so that it has the same statistics wherever it lies.
+        """
+        for at, piece in cuts(x.shape, PIECE):
+            px, py = x[piece], y[piece]
+            if not (px.dtype.isnative and px.flags.c_contiguous):
+                native = self._native[: px.size].reshape(px.shape)
                 np.copyto(native, px)
                 px = native
-            yield at, px, py.view(self._rule.dtype)
-            if swap:
-                py.view(self._rule.dtype).byteswap(inplace=True)
+            if py.flags.c_contiguous:
+                yield at, px.reshape(-1), py.reshape(-1).view(self._rule.dtype)
+                if not py.dtype.isnative:
+                    py.view(self._rule.dtype).byteswap(inplace=True)
+            else:
+                if not self._out.size:
+                    self._out = np.empty_like(self._native, self._rule.dtype)
+                out = self._out[: py.size]
+                yield at, px.reshape(-1), out
+                np.copyto(py, out.reshape(py.shape))
 
-    def _by_kernel(self, x: Array, y: Array) -> UnitResult:
+    def _by_kernel(self, x: Array, y: Array, start: int) -> UnitResult:
         before = after = Summary()
         clipped = replaced = 0
         for at, px, py in self._pieces(x, y):
@@ -125,8 +137,26 @@ class OnePass:
             clipped, replaced = clipped + lost[0], replaced + lost[1]
             before = before.merge(summarise(px, self._mask, self._wide))
             after = after.merge(summarise(py, self._mask, self._wide))
+            self._sample(px, py, slice(-(start + at) % self._stride, None, self._stride))
         lost_in_all = losses(self._rule, _counts(before), _counts(after), clipped, replaced)
         return UnitResult(before, after, lost_in_all)
+
+    def _sample(self, x: Array, y: Array, sample: slice) -> None:
+        sampled = x[sample], y[sample]
+        for at in range(0, sampled[0].size, _SAMPLES):
+            size = min(sampled[0].size - at, _SAMPLES)
+            if self._sampled + size > _SAMPLES:
+                self._flush()
+            for waiting, values in zip(self._samples, sampled, strict=True):
+                waiting[self._sampled : self._sampled + size] = values[at : at + size]
+            self._sampled += size
+
+    def _flush(self) -> None:
+        """Put the samples that wait into the histograms: whole counts, so that it does not matter when."""
+        with np.errstate(invalid="ignore"):  # signalling NaN
+            for histogram, waiting in zip(self._histograms, self._samples, strict=True):
+                histogram.add(waiting[: self._sampled])
+        self._sampled = 0
 
     def _by_table(self, table: Table, x: Array, y: Array) -> UnitResult:
         occurrences = np.zeros_like(self._seen)
@@ -141,3 +171,16 @@ class OnePass:
 
 def _counts(summary: Summary) -> Counts:
     return Counts(summary.zero, summary.posinf, summary.neginf)
+
+
+def constant(rule: Rule, value: Any, count: int) -> tuple[UnitResult, tuple[Histogram, Histogram]]:
+    """What `count` elements that all are `value` give: those of chunks that are not stored, which nobody reads."""
+    one_pass = OnePass(rule, 1)
+    x, y = np.array([value], rule.source), np.empty(1, rule.dtype)
+    one = one_pass(x, y, 0)
+    histograms = Histogram(rule.source), Histogram(rule.dtype)
+    with np.errstate(invalid="ignore"):  # signalling NaN
+        for histogram, values in zip(histograms, (x, y), strict=True):
+            histogram.add(values, np.array([count], np.int64))
+    lost = Losses(**{name: lost * count for name, lost in asdict(one.losses).items()})
+    return UnitResult(one.before.repeated(count), one.after.repeated(count), lost), histograms

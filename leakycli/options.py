@@ -10,7 +10,7 @@ from leakycli import machine
 from leakycli.errors import LeakyError, UsageError, shown
 from leakycli.plan import ArrayPlan, Plan, plan_run
 from leakycli.rule import Rule
-from leakycli.storage import ArrayInfo, Member
+from leakycli.storage import ArrayInfo, Layout, Member
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,8 +25,11 @@ class Options:
     verify: read the result back and compare before it is published.
     parents: make the destination's folder.
     only, skip: patterns (as a shell's) of the names of arrays to transform; others are copied.
-    to: "npy" or "npz", for standard output.
-    compressor: of a `.npz`: "stored", "deflate" or "deflate:LEVEL"; by default each member keeps its method.
+    to: "npy", "npz" or "zarr", for standard output or in a folder.
+    compressor: of a `.npz` "stored", "deflate" or "deflate:LEVEL"; of Zarr "none", "zstd:LEVEL", "gzip:LEVEL" or
+    "blosc-CODEC:LEVEL:SHUFFLE"; by default as the source has it.
+    chunks, shards, zarr_format: of Zarr, shapes in elements and 2 or 3; by default as the source has them.
+    provenance: an attribute of each transformed Zarr array says what was done.
     reports: paths of further reports; "none" among them leaves out the one beside the destination.
     command: what to record as the command.
     """
@@ -44,6 +47,10 @@ class Options:
     skip: tuple[str, ...] = ()
     to: str | None = None
     compressor: str | None = None
+    chunks: tuple[int, ...] | None = None
+    shards: tuple[int, ...] | None = None
+    zarr_format: int | None = None
+    provenance: bool = True
     reports: tuple[str, ...] = ()
     command: tuple[str, ...] | None = field(default=None, compare=False)
 
@@ -52,6 +59,11 @@ class Options:
             object.__setattr__(self, "alpha", float(self.alpha))
         except (TypeError, ValueError, OverflowError):
             raise UsageError(f"alpha must be a finite number, not {self.alpha!r}") from None
+
+    @property
+    def layout(self) -> Layout:
+        """How results are to be laid out."""
+        return Layout(self.chunks, self.shards, self.compressor, self.zarr_format, self.provenance)
 
     def rule(self, info: ArrayInfo, path: str) -> Rule:
         """The rule for one array of the source at `path`."""
@@ -73,17 +85,18 @@ class Options:
         chosen = tuple(
             member
             for member in arrays
-            if (not self.only or any(fnmatchcase(member.name, pattern) for pattern in self.only))
+            if (any(fnmatchcase(member.name, pattern) for pattern in self.only) if self.only else member.unasked)
             and not any(fnmatchcase(member.name, pattern) for pattern in self.skip)
         )
         if not chosen:
-            raise UsageError(f"{shown(path)}: no array is left to transform (--only, --skip); there are: {names}")
+            hint = "--only, --skip" if self.only or self.skip else "none is of floats; name them with --only"
+            raise UsageError(f"{shown(path)}: no array is left to transform ({hint}); there are: {names}")
         for member in chosen:
             if member.problem is not None:
                 raise member.problem
         return chosen
 
-    def plan(self, arrays: tuple[ArrayPlan, ...]) -> Plan:
+    def plan(self, arrays: tuple[ArrayPlan[Any], ...]) -> Plan:
         """The plan for `arrays` on this machine, now."""
         if self.workers is not None and self.workers < 1:
             raise UsageError(f"workers must be at least 1, not {self.workers}")

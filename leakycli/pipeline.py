@@ -7,16 +7,16 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leakycli.errors import LossError
 from leakycli.kernel import NanError
-from leakycli.onepass import OnePass, UnitResult
-from leakycli.plan import ArrayPlan, window
-from leakycli.regions import Span
+from leakycli.onepass import OnePass, UnitResult, constant, sample_stride
+from leakycli.plan import ArrayPlan, R, window
+from leakycli.regions import Index
 from leakycli.rule import Losses, Rule
 from leakycli.storage.base import Reader, Writer
 from leakycli.summary import Histogram, Summary
@@ -53,57 +53,71 @@ class ArrayResult:
         self.histogram_before.merge(result.histograms[0])
         self.histogram_after.merge(result.histograms[1])
 
+    def fold_missing(self, rule: Rule, fill: Any, size: int) -> None:
+        """Take in, last and as one term, those of the array's `size` elements that are not stored: all of them are `fill`."""
+        if missing := size - self.before.count:
+            sampled = max(missing // sample_stride(rule, size), 1)
+            unit, histograms = constant(rule, fill, missing)
+            if sampled != missing:
+                histograms = constant(rule, fill, sampled)[1]
+            self.fold(RegionResult((unit,), histograms, (), ()))
 
-class RegionTask:
+
+
+class RegionTask(Generic[R]):
     """Reads, transforms and writes one region. Picklable; each thread that runs it keeps buffers of its own in it."""
 
-    def __init__(self, plan: ArrayPlan, rule: Rule, reader: Reader, writer: Writer) -> None:
-        self._parts = plan, rule, reader, writer
+    def __init__(self, plan: ArrayPlan[R], rule: Rule, reader: Reader[R], writer: Writer[R]) -> None:
+        self._parts: tuple[ArrayPlan[R], Rule, Reader[R], Writer[R]] = plan, rule, reader, writer
         self._local = threading.local()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), self._parts
 
-    def __call__(self, region: Span, fetched: Array | None) -> RegionResult:
+    def __call__(self, region: R, fetched: Array | None) -> RegionResult:
         """Raises LossError, naming the element, where a NaN has no integer; else what reader and writer raise."""
         plan, rule, reader, writer = self._parts
-        one_pass, buffer, y = self._buffers()
-        units, tokens, payloads = [], [], []
-        for span in plan.units(region):
+        one_pass, buffer, results = self._buffers()
+        units, tokens, payloads, at = [], [], [], 0
+        for part in plan.parts(region):
             if fetched is not None:
-                buffer = fetched[(span.start - region.start) * plan.itemsize_in :]
-            try:
-                x, token = reader.read(span, buffer)
-                units.append(one_pass(x, y[: span.size], span.start))
-            except NanError as error:
-                raise LossError(_nan_message(reader, rule, span.start + error.position)) from None
+                buffer = fetched[at:]
+                at += part.size * plan.itemsize_in
+            x, token = reader.read(part, buffer)
+            y = results[: part.size].reshape(part.shape, order="F" if writer.info.fortran else "C")
+            for selection, start in plan.units(part):
+                unit = x[selection]
+                try:
+                    units.append(one_pass(unit, y[selection], start))
+                except NanError as error:
+                    raise LossError(_nan_message(reader, rule, plan.index(part, selection, unit.shape, error.position))) from None
             tokens.append(token)
-            payloads.append(writer.write(span, y[: span.size]))
+            payloads.append(writer.write(part, y))
         return RegionResult(tuple(units), one_pass.take_histograms(), tuple(tokens), tuple(payloads))
 
     def _buffers(self) -> tuple[OnePass, Array, Array]:
         plan, rule, reader, writer = self._parts
         if not hasattr(self._local, "buffers"):
-            unit = min(plan.unit, plan.size)
-            buffer = np.empty(0 if reader.sequential else unit * plan.itemsize_in, np.uint8)
-            self._local.buffers = OnePass(rule, plan.size), buffer, np.empty(unit, writer.info.dtype)
+            part = plan.largest_part
+            buffer = np.empty(0 if reader.sequential else part * plan.itemsize_in, np.uint8)
+            self._local.buffers = OnePass(rule, plan.size), buffer, np.empty(part, writer.info.dtype)
         buffers: tuple[OnePass, Array, Array] = self._local.buffers
         return buffers
 
 
-def _nan_message(reader: Reader, rule: Rule, position: int) -> str:
-    index = ", ".join(map(str, reader.info.index(position)))
+def _nan_message(reader: Reader[R], rule: Rule, where: int | Index) -> str:
+    index = ", ".join(map(str, reader.info.index(where) if isinstance(where, int) else where))
     name = f"array {reader.info.name!r}: " if reader.info.name else ""
     return f"{name}NaN at index [{index}] has no value in {rule.dtype.name}; say what it becomes (--nan N) or choose a floating dtype"
 
 
 def run(
-    plan: ArrayPlan,
+    plan: ArrayPlan[R],
     rule: Rule,
-    ends: tuple[Reader, Writer],
+    ends: tuple[Reader[R], Writer[R]],
     executor: Executor,
     workers: int,
-    done: Callable[[Span], None],
+    done: Callable[[R], None],
 ) -> ArrayResult:
     """Transform one array from the reader to the writer (`ends`), calling `done` after each region in plan order.
 
@@ -113,7 +127,7 @@ def run(
     reader, writer = ends
     task = RegionTask(plan, rule, reader, writer)
     result = ArrayResult(Summary(), Summary(), Losses(), Histogram(rule.source), Histogram(rule.dtype))
-    pending: deque[tuple[Span, Array | None, Future[RegionResult]]] = deque()
+    pending: deque[tuple[R, Array | None, Future[RegionResult]]] = deque()
     spare: list[Array] = []
 
     def take_oldest() -> None:
@@ -142,6 +156,8 @@ def run(
             take_oldest()
         reader.finish()
         writer.finish()
+        if (chunking := reader.info.chunking) is not None:
+            result.fold_missing(rule, 0 if chunking.fill is None else chunking.fill, plan.size)
     finally:
         futures = [future for _, _, future in pending]
         wait([future for future in futures if not future.cancel()])

@@ -2,18 +2,23 @@
 
 The projected peak of resident memory, in bytes, is
 
-    baseline + ALLOWANCE + workers x (unit in + unit out + scratch) + window x (fetched + payload)
+    baseline + ALLOWANCE + workers x (part in + part out + codecs + scratch) + window x (fetched + payload) + presence
 
-where the last term is there only for a side that must be read or written in order, whose regions wait in memory.
+where a part is what is read at once (a unit of a flat array, a region of a chunk grid), codecs is what a chunked format takes beside
+it, the window's term is there only for a side that must be read or written in order, whose regions wait in memory, and presence is one
+bit for each write unit.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import EllipsisType
+from typing import Any, Generic, TypeVar
 
 from leakycli.errors import UsageError
-from leakycli.regions import Span, spans
+from leakycli.regions import Box, Grid, Index, Presence, Span, spans
 
 #: Bytes of input in a unit of a flat array. Statistics are kept per unit, so this number is part of what a report says.
 UNIT_BYTES = 1 << 20
@@ -21,62 +26,251 @@ UNIT_BYTES = 1 << 20
 #: Units in a region of a flat array: enough to make the cost of a task small, few enough to stop quickly.
 REGION_UNITS = 8
 
+#: Bytes that write units of a chunk grid are joined to, where memory allows: enough to make the cost of a call small.
+REGION_BYTES = 32 << 20
+
 #: The default memory bound, in bytes.
 DEFAULT_BOUND = 512 << 20
 
 #: What the process grows by apart from the arrays: modules loaded on the way, thread stacks, the report. In bytes.
 ALLOWANCE = 16 << 20
 
+R = TypeVar("R", Span, Box)
+
+#: What selects a unit from what was read at once.
+Selection = tuple[slice | EllipsisType, ...]
+
 
 @dataclass(frozen=True, slots=True)
-class ArrayPlan:
-    """How one flat array is worked through. size, unit and region are in elements, itemsizes and scratch in bytes."""
+class ArrayPlan(ABC, Generic[R]):
+    """How one array is worked through. itemsizes and scratch are in bytes; ordered: must be read, written front to back."""
 
     name: str
-    size: int
-    unit: int
-    region: int
     itemsize_in: int
     itemsize_out: int
     scratch: int
     ordered_in: bool
     ordered_out: bool
 
-    @classmethod
-    def of(
-        cls, name: str, size: int, itemsizes: tuple[int, int], scratch: int = 0, ordered: tuple[bool, bool] = (False, False)
-    ) -> ArrayPlan:
-        """The plan for an array of `size` elements; itemsizes and ordered (must go front to back) are (in, out)."""
-        unit = UNIT_BYTES // itemsizes[0]
-        return cls(name, size, unit, unit * (2 if any(ordered) else REGION_UNITS), *itemsizes, scratch, *ordered)
+    @property
+    @abstractmethod
+    def size(self) -> int:
+        """Elements of the array."""
 
     @property
+    @abstractmethod
+    def worked(self) -> int:
+        """Elements that are read, transformed and written: those of units that are not stored are not."""
+
+    @property
+    @abstractmethod
     def count(self) -> int:
-        """Number of regions."""
-        return -(-self.size // self.region)
+        """Number of regions, or of as many as there may be."""
 
     @property
     def bytes_in(self) -> int:
-        return self.size * self.itemsize_in
+        return self.worked * self.itemsize_in
 
     @property
     def bytes_out(self) -> int:
-        return self.size * self.itemsize_out
+        return self.worked * self.itemsize_out
 
-    def regions(self) -> Iterator[Span]:
-        """The regions, in plan order; together they cover every element exactly once."""
-        return spans(0, self.size, self.region)
+    @abstractmethod
+    def regions(self) -> Iterator[R]:
+        """The regions, in plan order; together they cover every element that is worked on exactly once."""
 
-    def units(self, region: Span) -> Iterator[Span]:
-        """The units of `region`, which starts at one."""
-        return spans(region.start, region.stop, self.unit)
+    @abstractmethod
+    def parts(self, region: R) -> Iterator[R]:
+        """What is read, and written, at once: parts that cover what is worked on in `region` exactly once."""
 
+    @abstractmethod
+    def units(self, part: R) -> Iterator[tuple[Selection, int]]:
+        """The units that `part` holds, whole: what selects each from it, and its address: that of its first element."""
+
+    @abstractmethod
+    def index(self, part: R, selection: Selection, shape: Index, position: int) -> int | Index:
+        """Where the element at `position` (in C order) of a unit of that `shape` is: its index, or its place in the flat buffer."""
+
+    @property
+    @abstractmethod
+    def largest_part(self) -> int:
+        """Elements of the largest part."""
+
+    @abstractmethod
     def memory(self, workers: int) -> int:
         """Bytes that `workers` threads on this array take beyond the baseline."""
-        unit, region = min(self.unit, self.size), min(self.region, self.size)
-        each = unit * (self.itemsize_in + self.itemsize_out) + self.scratch
-        waiting = region * (self.ordered_in * self.itemsize_in + self.ordered_out * self.itemsize_out)
+
+    def fitted(self, workers: int, budget: int) -> ArrayPlan[R]:
+        """The plan whose regions are as large as is good for so many workers within a `budget` of bytes, or as small as they may be."""
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class FlatPlan(ArrayPlan[Span]):
+    """An array that goes through its flat buffer. elements, unit and region are in elements."""
+
+    elements: int
+    unit: int
+    region: int
+
+    @classmethod
+    def of(
+        cls, name: str, size: int, itemsizes: tuple[int, int], scratch: int = 0, ordered: tuple[bool, bool] = (False, False)
+    ) -> FlatPlan:
+        """The plan for an array of `size` elements; itemsizes and ordered (must go front to back) are (in, out)."""
+        unit = UNIT_BYTES // itemsizes[0] if itemsizes[0] <= UNIT_BYTES else 1
+        return cls(name, *itemsizes, scratch, *ordered, size, unit, unit * (2 if any(ordered) else REGION_UNITS))
+
+    @property
+    def size(self) -> int:
+        return self.elements
+
+    @property
+    def worked(self) -> int:
+        return self.elements
+
+    @property
+    def count(self) -> int:
+        return -(-self.elements // self.region)
+
+    def regions(self) -> Iterator[Span]:
+        return spans(0, self.elements, self.region)
+
+    def parts(self, region: Span) -> Iterator[Span]:
+        return spans(region.start, region.stop, self.unit)
+
+    def units(self, part: Span) -> Iterator[tuple[Selection, int]]:
+        yield (...,), part.start
+
+    def index(self, part: Span, selection: Selection, shape: Index, position: int) -> int:
+        return part.start + position
+
+    @property
+    def largest_part(self) -> int:
+        return min(self.unit, self.elements)
+
+    def memory(self, workers: int) -> int:
+        each = self.largest_part * (self.itemsize_in + self.itemsize_out) + self.scratch
+        waiting = min(self.region, self.elements) * (self.ordered_in * self.itemsize_in + self.ordered_out * self.itemsize_out)
         return workers * each + window(workers) * waiting
+
+
+@dataclass(frozen=True, slots=True)
+class GridPlan(ArrayPlan[Box]):
+    """An array that goes by its chunk grid, whose units are the write units of the side that is chunked.
+
+    joined: units in a region along each axis. slabs: a region is to be a run of the flat buffer of a side that is not chunked; ordered
+    sides need that. stored: the units that are worked on, None for all. codecs: how many times the bytes of a region (in and out) the
+    codecs take beside it; spool: an ordered side is too large for slabs, and goes through a temporary file.
+    """
+
+    grid: Grid
+    joined: Index
+    slabs: bool
+    stored: Presence | None
+    codecs: float
+    spool: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        grid: Grid,
+        itemsizes: tuple[int, int],
+        scratch: int,
+        ordered: tuple[bool, bool],
+        slabs: bool,
+        stored: Presence | None,
+        codecs: float,
+    ) -> GridPlan:
+        """The plan with the smallest regions; `fitted` makes them larger. grid: with `reverse` where the flat side is in Fortran order."""
+        plan = cls(name, *itemsizes, scratch, *ordered, grid, (1,) * len(grid.shape), slabs, stored, codecs)
+        return replace(plan, joined=grid.joined(plan._slab())) if slabs else plan
+
+    def _slab(self) -> int:
+        """Units in the thinnest slab: one along the slowest axis, all along the others."""
+        counts = self.grid.counts
+        return max(self.grid.size // (counts[-1] if self.grid.reverse else counts[0]), 1) if counts and self.grid.size else 1
+
+    @property
+    def size(self) -> int:
+        return Box((0,) * len(self.grid.shape), self.grid.shape).size
+
+    @property
+    def worked(self) -> int:
+        if self.stored is None or self.stored.count == self.grid.size:
+            return self.size
+        return min(self.stored.count * self._unit_size(), self.size)
+
+    def _unit_size(self) -> int:
+        return min(Box((0,) * len(self.grid.unit), self.grid.unit).size, self.size)
+
+    @property
+    def count(self) -> int:
+        grid = Grid(self.grid.shape, tuple(u * k for u, k in zip(self.grid.unit, self.joined, strict=True)))
+        return grid.size if self.stored is None else min(grid.size, self.stored.count)
+
+    def regions(self) -> Iterator[Box]:
+        number = self._next(0)
+        while number is not None:
+            index = self.grid.index(number)
+            first = tuple(i - i % k for i, k in zip(index, self.joined, strict=True))
+            yield self.grid.box(first, self.joined)
+            last = tuple(min(i + k, n) - 1 for i, k, n in zip(first, self.joined, self.grid.counts, strict=True))
+            number = self._next(self.grid.number(last) + 1)
+
+    def _next(self, number: int) -> int | None:
+        if self.stored is not None:
+            return self.stored.first(number)
+        return number if number < self.grid.size else None
+
+    def parts(self, region: Box) -> Iterator[Box]:
+        if self.stored is None:
+            yield region
+            return
+        numbers = list(self.grid.units(region))
+        present = [number in self.stored for number in numbers]
+        if all(present):
+            yield region
+        else:
+            yield from (self.grid.box(self.grid.index(n)) for n, there in zip(numbers, present, strict=True) if there)
+
+    def units(self, part: Box) -> Iterator[tuple[Selection, int]]:
+        size = Box((0,) * len(self.grid.unit), self.grid.unit).size
+        for number in self.grid.units(part):
+            yield self.grid.box(self.grid.index(number)).within(part) or (...,), number * size
+
+    def index(self, part: Box, selection: Selection, shape: Index, position: int) -> Index:
+        unit = Box((0,) * len(shape), shape)
+        starts = [a + s.start for a, s in zip(part.start, selection, strict=True) if isinstance(s, slice)] if shape else []
+        return tuple(a + i for a, i in zip(starts, Grid(unit.stop, (1,) * len(shape)).index(position), strict=True))
+
+    @property
+    def largest_part(self) -> int:
+        return self.grid.box((0,) * len(self.joined), self.joined).size
+
+    def memory(self, workers: int) -> int:
+        sizes = self.itemsize_in, self.itemsize_out
+        part = self.largest_part
+        waiting = 0 if self.spool else part * (self.ordered_in * sizes[0] + self.ordered_out * sizes[1])
+        presence = -(-self.grid.size // 8) if self.stored is not None else 0
+        return workers * (int(part * sum(sizes) * (1 + self.codecs)) + self.scratch) + window(workers) * waiting + presence
+
+    def fitted(self, workers: int, budget: int) -> GridPlan:
+        if not self.grid.size:
+            return self
+        plan = self
+        if self.slabs and self.memory(workers) > budget:
+            # Slabs are a must for an ordered side, which else is spooled; for others they only are quicker.
+            plan = replace(self, slabs=False, spool=self.ordered_in or self.ordered_out, joined=(1,) * len(self.joined))
+        least = plan._slab() if plan.slabs else 1
+        unit_bytes = max(self._unit_size() * max(self.itemsize_in, self.itemsize_out), 1)
+        # Small arrays are cut too, so that there is something to do for each worker.
+        target = min(REGION_BYTES, max(self.worked * max(self.itemsize_in, self.itemsize_out) // (4 * workers), UNIT_BYTES))
+        most = max(target // unit_bytes, least)
+        while most > least and replace(plan, joined=self.grid.joined(most)).memory(workers) > budget:
+            most = max(most // 2, least)
+        return replace(plan, joined=self.grid.joined(most))
 
 
 def window(workers: int) -> int:
@@ -92,12 +286,17 @@ class Memory:
     bound: int
     projected: int
 
+    @property
+    def budget(self) -> int:
+        """What the work on arrays may take."""
+        return self.bound - self.baseline - ALLOWANCE
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A whole run: its arrays in order, the workers, the memory."""
 
-    arrays: tuple[ArrayPlan, ...]
+    arrays: tuple[ArrayPlan[Any], ...]
     workers: int
     memory: Memory
 
@@ -114,25 +313,32 @@ class Plan:
         return sum(array.count for array in self.arrays)
 
 
-def plan_run(arrays: tuple[ArrayPlan, ...], workers: int, baseline: int, bound: int | None = None, available: int | None = None) -> Plan:
+def plan_run(arrays: tuple[ArrayPlan[Any], ...], workers: int, baseline: int, bound: int | None = None, available: int | None = None) -> Plan:
     """The plan with as many of the `workers` as the memory bound allows, and no more than there are regions.
 
     baseline: resident bytes of the process now. bound: bytes; by default `DEFAULT_BOUND`, or what one worker needs, up to half of the
     `available` bytes. Raises UsageError, with the number needed, where one worker does not fit.
     """
 
-    def projected(n: int) -> int:
-        return baseline + ALLOWANCE + max((array.memory(n) for array in arrays), default=0)
+    def fitted(n: int, limit: int) -> tuple[ArrayPlan[Any], ...]:
+        return tuple(array.fitted(n, limit - baseline - ALLOWANCE) for array in arrays)
 
-    least = projected(1)
+    def projected(plans: tuple[ArrayPlan[Any], ...], n: int) -> int:
+        return baseline + ALLOWANCE + max((array.memory(n) for array in plans), default=0)
+
+    least = projected(fitted(1, 0), 1)
     if bound is None:
         limit = max(DEFAULT_BOUND, available // 2) if available is not None else least
         bound = max(DEFAULT_BOUND, min(least, limit))
     if least > bound:
         raise UsageError(f"a memory bound of {size_text(bound)} is too small: this run needs {size_text(least, up=True)} (--memory)")
-    most = max(1, min(workers, max((array.count for array in arrays), default=1)))
-    fitting = max(n for n in range(1, most + 1) if n == 1 or projected(n) <= bound)
-    return Plan(arrays, fitting, Memory(baseline, bound, projected(fitting)))
+    plans, fitting = fitted(1, bound), 1
+    for n in range(2, workers + 1):
+        more = fitted(n, bound)
+        if projected(more, n) > bound or max((array.count for array in more), default=1) < n:
+            break
+        plans, fitting = more, n
+    return Plan(plans, fitting, Memory(baseline, bound, projected(plans, fitting)))
 
 
 def size_text(size: int, up: bool = False) -> str:

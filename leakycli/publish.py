@@ -1,6 +1,9 @@
 """Publishing on a file system: work under a temporary name beside the destination, and make it real in one step.
 
     DEST.partial           what is being written
+    DEST.partial.folder    the folder that a `.zarr.zip` is packed from
+    DEST.partial.spool     an array that comes, or must go, in order and does not fit in memory
+    DEST.replaced          an old Zarr folder on its way out, where the system cannot exchange two names
     DEST.partial.journal   the lock: held (flock) while a run works on DEST, so that a killed run holds none
 
 A run that fails or is interrupted leaves nothing under DEST's name that was not there before. Without `overwrite` the last step
@@ -14,18 +17,25 @@ import ctypes
 import errno
 import fcntl
 import os
+import shutil
 import signal
 import stat
 import sys
 from collections.abc import Iterator
 from types import TracebackType
 
+from leakycli.storage import is_zarr
 from leakycli.errors import LeakyError, StorageError, UsageError, shown, storage_error
 
 #: linux/fs.h and sys/stdio.h (macOS)
 _RENAME_NOREPLACE = 1
 _RENAME_EXCL = 4
+_RENAME_EXCHANGE = 2
+_RENAME_SWAP = 2
 _AT_FDCWD = -100
+
+#: The system, or this file system, has no such call.
+_NO_SUCH_RENAME = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
 
 
 class Publication:
@@ -41,7 +51,10 @@ class Publication:
         """
         self.dest = dest
         self.partial = dest + ".partial"
+        self.spool = dest + ".partial.spool"
+        self._folder = dest + ".partial.folder"
         self._journal = dest + ".partial.journal"
+        self._replaced = dest + ".replaced"
         self._overwrite, self._parents = overwrite, parents
         self._lock = -1
         self._companions: list[tuple[str, str]] = []
@@ -49,7 +62,7 @@ class Publication:
 
     def touched(self) -> tuple[str, ...]:
         """Every path that the run writes or removes."""
-        return self.dest, self.partial, self._journal, *(path for pair in self._companions for path in pair)
+        return self.dest, self.partial, self._folder, self.spool, self._journal, self._replaced, *(path for pair in self._companions for path in pair)
 
     def companion(self, temporary: str, final: str) -> None:
         """The file `temporary` is to be published as `final` right after the destination, as the report is, or to be removed."""
@@ -61,7 +74,9 @@ class Publication:
                 os.makedirs(os.path.dirname(self.dest) or ".", exist_ok=True)
             self._lock = self._take_lock()
             # What a killed run left. The lock says that it is nobody's.
-            remove(self.partial)
+            for path in (self.partial, self._folder, self.spool):
+                remove(path)
+            self._mend()
         except OSError as error:
             if isinstance(error, LeakyError):
                 raise
@@ -73,7 +88,7 @@ class Publication:
             self._clean_up()
 
     def _clean_up(self) -> None:
-        for path in (self.partial, *(temporary for temporary, _ in self._companions), self._journal):
+        for path in (self.partial, self._folder, self.spool, *(temporary for temporary, _ in self._companions), self._journal):
             remove(path)
         # Last: whoever waits for the lock must find nothing of this run.
         os.close(self._lock)
@@ -85,7 +100,9 @@ class Publication:
 
     def _publish(self) -> None:
         try:
-            if self._overwrite:
+            if self._overwrite and os.path.isdir(self.partial):
+                self._replace_folder()
+            elif self._overwrite:
                 keep_mode(self.partial, self.dest)
                 os.replace(self.partial, self.dest)
             else:
@@ -99,6 +116,28 @@ class Publication:
                 os.replace(temporary, final)
             except OSError as error:
                 raise storage_error(error, final, f"{shown(self.dest)} is done, but cannot write") from None
+
+    def _replace_folder(self) -> None:
+        """Put the new folder in the place of the old one, where there is one. At every moment one of the two is whole."""
+        if not os.path.lexists(self.dest):
+            rename_new(self.partial, self.dest)
+            return
+        code = _rename_flagged(self.partial, self.dest, exchange=True)
+        if code in _NO_SUCH_RENAME:
+            os.rename(self.dest, self._replaced)
+            os.rename(self.partial, self.dest)
+            remove(self._replaced)
+        elif code:
+            raise OSError(code, os.strerror(code), self.dest)
+        remove(self.partial)
+
+    def _mend(self) -> None:
+        """Put right what a crash in `_replace_folder` left."""
+        if os.path.lexists(self._replaced) and is_zarr(self._replaced):
+            if os.path.lexists(self.dest):
+                remove(self._replaced)
+            else:
+                os.rename(self._replaced, self.dest)
 
     def _take_lock(self) -> int:
         while True:
@@ -145,11 +184,19 @@ def check_destination(dest: str, overwrite: bool, parents: bool = False) -> None
         return
     except OSError as error:
         raise storage_error(error, dest, "cannot write") from None
-    if not stat.S_ISREG(found.st_mode):
-        kind = "a folder" if stat.S_ISDIR(found.st_mode) else "no regular file"
+    zarr = stat.S_ISDIR(found.st_mode) and is_zarr(dest)
+    if zarr != folder_wanted(dest) or not (zarr or stat.S_ISREG(found.st_mode)):
+        kind = "a Zarr store" if zarr else "a folder and no Zarr store" if stat.S_ISDIR(found.st_mode) else "no regular file"
+        if stat.S_ISREG(found.st_mode):
+            kind = "a file, where a folder is to be"
         raise UsageError(f"{shown(dest)}: is {kind}; it is not replaced, with or without --overwrite")
     if not overwrite:
         raise UsageError(f"{shown(dest)}: exists; give --overwrite to replace it")
+
+
+def folder_wanted(dest: str) -> bool:
+    """Whether a result of that name is a folder."""
+    return dest.rstrip("/").lower().endswith(".zarr")
 
 
 def written_beside(dest: str) -> tuple[str, ...]:
@@ -169,6 +216,12 @@ def check_distinct(source: str, written: str) -> None:
         same = os.path.samestat(a, b) and (stat.S_ISREG(a.st_mode) or "-" not in (source, written))
     except OSError:
         same = "-" not in (source, written) and os.path.realpath(source) == os.path.realpath(written)
+    if "-" not in (source, written) and not same:
+        outer, inner = os.path.realpath(source), os.path.realpath(written)
+        if inner.startswith(f"{outer}/") and os.path.isdir(source):
+            raise UsageError(f"{shown(written)}: lies inside the source {shown(source)}; a source is never written to")
+        if outer.startswith(f"{inner}/"):
+            raise UsageError(f"{shown(written)}: lies around the source {shown(source)}; a source is never written to")
     if same:
         raise UsageError(f"{shown(written)}: is the source itself ({shown(source)}); a source is never written to")
 
@@ -192,7 +245,12 @@ def check_space(dest: str, needed: int) -> None:
 def rename_new(old: str, new: str) -> None:
     """Rename `old` to `new`, which must not exist, in one step. Raises FileExistsError, OSError."""
     code = _rename_flagged(old, new)
-    if code in (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP):
+    if code in _NO_SUCH_RENAME and os.path.isdir(old):
+        # A folder has no second name; what appears between the two calls is an empty folder, or the rename fails.
+        if os.path.lexists(new):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new)
+        os.rename(old, new)
+    elif code in _NO_SUCH_RENAME:
         # No such call here, or not on this file system: a second name, then one less. Both fail where `new` exists.
         os.link(old, new)
         os.unlink(old)
@@ -200,13 +258,14 @@ def rename_new(old: str, new: str) -> None:
         raise OSError(code, os.strerror(code), new)
 
 
-def _rename_flagged(old: str, new: str) -> int:
-    """The system's rename that does not replace; returns errno, 0 for success."""
+def _rename_flagged(old: str, new: str, exchange: bool = False) -> int:
+    """The system's rename that does not replace, or that exchanges; returns errno, 0 for success."""
     libc = ctypes.CDLL(None, use_errno=True)
     if sys.platform == "darwin" and hasattr(libc, "renamex_np"):
-        failed = libc.renamex_np(os.fsencode(old), os.fsencode(new), ctypes.c_uint(_RENAME_EXCL))
+        failed = libc.renamex_np(os.fsencode(old), os.fsencode(new), ctypes.c_uint(_RENAME_SWAP if exchange else _RENAME_EXCL))
     elif hasattr(libc, "renameat2"):
-        failed = libc.renameat2(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), ctypes.c_uint(_RENAME_NOREPLACE))
+        flag = ctypes.c_uint(_RENAME_EXCHANGE if exchange else _RENAME_NOREPLACE)
+        failed = libc.renameat2(_AT_FDCWD, os.fsencode(old), _AT_FDCWD, os.fsencode(new), flag)
     else:
         return errno.ENOSYS
     return ctypes.get_errno() if failed else 0
@@ -221,8 +280,13 @@ def keep_mode(path: str, like: str) -> None:
 
 
 def remove(path: str) -> None:
-    """Remove a file of our own if it is there; what cannot be removed is left."""
+    """Remove a file or a folder of our own if it is there; what cannot be removed is left."""
     try:
         os.unlink(path)
+    except IsADirectoryError:
+        shutil.rmtree(path, ignore_errors=True)
+    except PermissionError:  # what macOS says of a folder
+        if os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path, ignore_errors=True)
     except OSError:
         pass

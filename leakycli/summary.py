@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -59,6 +59,11 @@ class Summary:
     def deviation(self) -> float | None:
         """Standard deviation of the finite elements (ddof 0); None where there are none."""
         return _scaled(math.sqrt(self.m2 / self.finite), self.exponent) if self.finite else None
+
+    def repeated(self, times: int) -> Summary:
+        """The summary of so many elements that are all the one of this."""
+        counts = {name: times * getattr(self, name) for name in ("count", "negative", "zero", "positive", "nan", "neginf", "posinf")}
+        return replace(self, **counts, m2=0.0)
 
     def merge(self, other: Summary) -> Summary:
         """The summary of both together, `other` coming after."""

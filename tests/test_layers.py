@@ -22,9 +22,10 @@ LAYERS = (
     ("comparison",),
     ("options",),
     ("pipeline",),
+    ("route",),
     ("executors", "report", "compare"),
-    ("storage",),
     ("publish",),
+    ("storage",),
     ("plan", "events", "machine"),
     ("regions", "onepass"),
     ("summary", "kernel"),
@@ -33,7 +34,7 @@ LAYERS = (
 )
 
 #: Packages that may be imported at a module's top level, and below which module only.
-OWNERS = {"click": "cli", "zarr": "storage.zarr", "dask": "executors", "distributed": "executors"}
+OWNERS = {"click": "cli", "zarr": "storage.zarr", "numcodecs": "storage.zarr", "dask": "executors", "distributed": "executors"}
 
 #: Never at top level: they cost more than a small run.
 LAZY = {"rich", "zarr", "dask", "distributed", "fsspec", "jinja2"}

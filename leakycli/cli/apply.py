@@ -18,14 +18,16 @@ if TYPE_CHECKING:
 @click.command("apply", short_help="Write the leaky ReLU of SOURCE to DEST.")
 @click.argument("sources", nargs=-1, metavar="SOURCE...")
 @click.argument("dest", metavar="DEST")
-@o.stacked(o.alpha, o.dtype, o.nan, o.strict, o.workers, o.memory, o.only, o.skip, o.to, o.compressor)
+@o.stacked(o.alpha, o.dtype, o.nan, o.strict, o.workers, o.memory, o.only, o.skip, o.to)
+@o.stacked(o.chunks, o.shards, o.compressor, o.zarr_format, o.no_provenance)
 @o.stacked(o.overwrite, o.verify, o.dry_run, o.report, o.recursive, o.files_from, o.fail_fast, o.progress, o.json, o.quiet, o.debug)
 def command(sources: tuple[str, ...], dest: str, **given: Any) -> int:
     """Write the leaky ReLU of SOURCE to DEST, and a report beside it (DEST.report.json).
 
-    SOURCE is a .npy or .npz file, or '-' for a .npy from standard input; DEST ends in .npy or .npz, or is '-' for standard output. DEST is
-    a folder when it ends in '/', is an existing folder, or there are several sources: each result then keeps its source's name.
-    Arrays of a .npz that --only or --skip leave out are copied as they are.
+    SOURCE is a .npy or .npz file, a Zarr array or group (a folder, a .zarr.zip, or a node inside one), or '-' for a .npy from standard
+    input; DEST ends in .npy, .npz, .zarr or .zarr.zip, or is '-' for standard output. DEST is a folder for results when it ends in
+    '/', is an existing folder, or there are several sources: each result then keeps its source's name. Arrays that --only or --skip leave
+    out are copied as they are; so are those of a Zarr group that are not of floats, unless --only names them.
 
     \b
       leakycli apply a.npy b.npy --alpha 0.1
@@ -33,6 +35,8 @@ def command(sources: tuple[str, ...], dest: str, **given: Any) -> int:
       leakycli apply layers.npz out.npz --skip labels
       leakycli apply layers.npz conv1.npy --only conv1
       leakycli apply layer*.npy results/
+      leakycli apply acts.zarr relu.zarr
+      leakycli apply acts.zarr/layer1 layer1.npy
       producer | leakycli apply - - | consumer
 
     Each option but --overwrite and --dry-run can be set as LEAKYCLI_APPLY_<OPTION> in the environment.
@@ -58,6 +62,10 @@ def command(sources: tuple[str, ...], dest: str, **given: Any) -> int:
         skip=given["skip"],
         to=given["to"],
         compressor=given["compressor"],
+        chunks=given["chunks"],
+        shards=given["shards"],
+        zarr_format=None if given["zarr_format"] is None else int(given["zarr_format"]),
+        provenance=not given["no_provenance"],
         parents=given["recursive"],
         overwrite=given["overwrite"],
         verify=given["verify"],

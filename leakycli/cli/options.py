@@ -5,6 +5,7 @@
 --workers --memory               how large             apply, verify
 --only --skip                    which arrays          apply, verify
 --to --compressor                the form              apply
+--chunks --shards --zarr-format --no-provenance        apply
 --overwrite --verify --dry-run   publishing            apply
 --report                         further reports       apply
 --recursive --files-from --fail-fast   batches         apply
@@ -35,6 +36,18 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
         raise click.BadParameter(str(error), ctx, param) from None
 
 
+def _shape(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    try:
+        shape = tuple(int(n) for n in value.split(",") if n.strip())
+    except ValueError:
+        shape = (0,)
+    if any(not 0 < n < 1 << 63 for n in shape):
+        raise click.BadParameter(f"{value!r} is no shape; write lengths of at least 1 as in 256,256", ctx, param)
+    return shape
+
+
 def _finite(ctx: click.Context, param: click.Parameter, value: float) -> float:
     if not math.isfinite(value):
         raise click.BadParameter(f"{value} is not finite", ctx, param)
@@ -59,10 +72,17 @@ only = click.option(
     "--only", multiple=True, metavar="PATTERN", help="Transform only the arrays of this name; may be repeated. Others are copied."
 )
 skip = click.option("--skip", multiple=True, metavar="PATTERN", help="Copy the arrays of this name as they are; may be repeated.")
-to = click.option("--to", type=click.Choice(("npy", "npz")), help="Format of the results in a folder, or of '-'.")
+to = click.option("--to", type=click.Choice(("npy", "npz", "zarr")), help="Format of the results in a folder, or of '-'.")
+chunks = click.option("--chunks", callback=_shape, metavar="N,N,...", help="Zarr: shape of a chunk. [default: as in SOURCE, else about 4 MiB]")
+shards = click.option("--shards", callback=_shape, metavar="N,N,...", help="Zarr: shape of a shard. [default: as in SOURCE, else none]")
 compressor = click.option(
-    "--compressor", metavar="NAME", help="For .npz: stored, deflate, deflate:1 to deflate:9. [default: as in SOURCE, else stored]"
+    "--compressor",
+    metavar="NAME",
+    help="Zarr: none, zstd:5, gzip:6, blosc-lz4:5:shuffle. .npz: stored, deflate, deflate:1 to deflate:9. "
+    "[default: as in SOURCE, else zstd for Zarr, stored for .npz]",
 )
+zarr_format = click.option("--zarr-format", type=click.Choice(("2", "3")), help="Zarr: version of the format. [default: as in SOURCE, else 3]")
+no_provenance = click.option("--no-provenance", is_flag=True, help="Zarr: leave out the attribute that says what was done.")
 dry_run = click.option("--dry-run", is_flag=True, allow_from_autoenv=False, help="Check everything, show the plan, write nothing.")
 report = click.option(
     "--report",

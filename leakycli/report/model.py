@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from leakycli.rule import Losses
+from leakycli.storage.base import Chunking
 from leakycli.summary import Histogram, Number, Summary
 
 SCHEMA_VERSION = 1
@@ -69,7 +70,8 @@ class Distribution:
 class ArrayReport:
     """What became of one array. action: "transformed" or "copied" (then there is nothing from factor on). order: "C" or "F".
 
-    factor: alpha as rounded to the compute type.
+    chunks, shards, codecs: of a chunked result, None else. codec_pipeline: which of zarr's ran. factor: alpha as rounded to the
+    compute type.
     """
 
     name: str
@@ -77,6 +79,9 @@ class ArrayReport:
     shape: tuple[int, ...]
     order: str
     chunks: tuple[int, ...] | None
+    shards: tuple[int, ...] | None
+    codecs: str | None
+    codec_pipeline: str | None
     dtype_before: str
     dtype_after: str
     factor: float | None
@@ -87,9 +92,10 @@ class ArrayReport:
     histogram_after: Distribution | None
 
     @classmethod
-    def copied(cls, name: str, shape: tuple[int, ...], order: str, dtype: str) -> ArrayReport:
+    def copied(cls, name: str, shape: tuple[int, ...], order: str, dtype: str, chunking: Chunking | None = None) -> ArrayReport:
         """The report of an array that was taken over as it is."""
-        return cls(name, "copied", shape, order, None, dtype, dtype, None, None, None, None, None, None)
+        chunks, shards, codecs = (None, None, None) if chunking is None else (chunking.chunks, chunking.shards, chunking.codecs)
+        return cls(name, "copied", shape, order, chunks, shards, codecs, None, dtype, dtype, None, None, None, None, None, None)
 
 
 @dataclass(frozen=True, slots=True)

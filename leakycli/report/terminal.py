@@ -82,7 +82,7 @@ def plan_values(source: str, dest: str, plan: Plan) -> dict[str, Any]:
         "memory_bound": plan.memory.bound,
         "memory_projected": plan.memory.projected,
         "arrays": [
-            {"name": shown(a.name), "elements": a.size, "unit_elements": a.unit, "region_elements": a.region, "regions": a.count}
+            {"name": shown(a.name), "elements": a.size, "part_elements": a.largest_part, "regions": a.count}
             for a in plan.arrays
         ],
     }
@@ -94,7 +94,7 @@ def render_plan(values: dict[str, Any], stream: TextIO) -> None:
     _say(console, f"{values['source']} -> {values['destination']} (dry run: nothing is written)")
     for array in values["arrays"]:
         name = f"{array['name']}: " if array["name"] else ""
-        _say(console, f"{name}{array['elements']:,} elements in {array['regions']:,} regions of up to {array['region_elements']:,}")
+        _say(console, f"{name}{array['elements']:,} elements in {array['regions']:,} regions")
     _say(console, f"{_bytes(values['bytes_in'])} to read, {_bytes(values['bytes_out'])} to write, workers {values['workers']}")
     _say(console, f"peak memory {_bytes(values['memory_projected'])} projected, bound {_bytes(values['memory_bound'])}")
 

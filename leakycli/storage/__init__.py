@@ -8,16 +8,20 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import zipfile
 
 from leakycli.errors import CorruptError, StorageError, UsageError, shown, storage_error
-from leakycli.storage.base import ArrayInfo, Member, Reader, Source, Target, Writer
+from leakycli.storage.base import ArrayInfo, Chunking, Layout, Member, Reader, Source, Target, Writer
 from leakycli.storage.npy import NpySource, NpyStreamSource, NpyStreamTarget, NpyTarget, is_stream
 
 #: The formats that can be written, and the suffix that says each.
-FORMATS = {"npy": ".npy", "npz": ".npz"}
+FORMATS = {"npy": ".npy", "npz": ".npz", "zarr.zip": ".zarr.zip", "zarr": ".zarr"}
 
 #: Suffixes of the files that a folder is searched for.
 SUFFIXES = tuple(FORMATS.values())
+
+#: What a folder has that is a Zarr array or group.
+_ZARR_DOCUMENTS = ("zarr.json", ".zarray", ".zgroup")
 
 
 def open_source(path: str) -> Source:
@@ -25,20 +29,48 @@ def open_source(path: str) -> Source:
     check_path(path)
     if is_stream(path):
         return NpyStreamSource(path)
+    if is_zarr(path):
+        from leakycli.storage.zarr import ZarrSource
+
+        return ZarrSource(path)
+    if os.path.isdir(path):
+        if path.rstrip("/").lower().endswith(".zarr"):
+            raise CorruptError(f"{shown(path)}: is no Zarr array or group: it has no {', '.join(_ZARR_DOCUMENTS)}")
+        raise StorageError(f"{shown(path)}: is a folder and no Zarr array or group; give --recursive for the arrays in it")
     try:
         with open(path, "rb") as file:
             archive = file.read(4) in (b"PK\3\4", b"PK\5\6")
-    except IsADirectoryError:
-        raise StorageError(f"{shown(path)}: is a folder; give --recursive for the arrays in it") from None
     except OSError as error:
         raise storage_error(error, path, "cannot read") from None
     if archive:
         from leakycli.storage.npz import NpzSource
 
         return NpzSource(path)
-    if path.lower().endswith(".npz"):
-        raise CorruptError(f"{shown(path)}: is not a .npz file: it does not begin as a zip archive does")
+    if path.lower().endswith((".npz", ".zip")):
+        raise CorruptError(f"{shown(path)}: is not a {path[-4:].lower()} file: it does not begin as a zip archive does")
     return NpySource(path)
+
+
+def is_zarr(path: str) -> bool:
+    """Whether `path` is a Zarr array or group: a folder with its documents, an archive of one, or a node inside an archive."""
+    if os.path.isdir(path):
+        return any(os.path.lexists(os.path.join(path, name)) for name in _ZARR_DOCUMENTS)
+    archive = path
+    while archive and not os.path.lexists(archive):
+        archive = archive.rpartition("/")[0]
+    if not is_regular(archive) or (archive != path and not archive.lower().endswith(".zip")):
+        return False
+    try:
+        with open(archive, "rb") as file:
+            if file.read(4) not in (b"PK\3\4", b"PK\5\6"):
+                return False
+        if archive.lower().endswith(".zarr.zip"):
+            return True
+        with zipfile.ZipFile(archive) as opened:
+            return not set(_ZARR_DOCUMENTS).isdisjoint(opened.namelist())
+    # A hostile directory trips zipfile in several ways; whoever opens it says so.
+    except Exception:
+        return False
 
 
 def check_path(path: str) -> None:
@@ -51,40 +83,70 @@ def dest_format(dest: str, to: str | None = None) -> str:
     """The format of `dest`: what its suffix says, or `to` (by default "npy") for "-". Raises UsageError where they disagree."""
     check_path(dest)
     if dest == "-":
+        if (to or "npy").startswith("zarr"):
+            raise UsageError("a Zarr store is many files and cannot go to standard output; name a destination")
         return to or "npy"
     for name, suffix in FORMATS.items():
-        if dest.lower().endswith(suffix):
-            if to not in (None, name):
+        if dest.rstrip("/").lower().endswith(suffix):
+            if to is not None and not name.startswith(to):
                 raise UsageError(f"{shown(dest)}: its suffix says {name}, --to says {to}; make them agree")
             return name
-    raise UsageError(f"{shown(dest)}: a destination's suffix says its format; it must end in {' or '.join(SUFFIXES)}")
+    raise UsageError(f"{shown(dest)}: a destination's suffix says its format; it must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
 
 
-def create_target(path: str, format: str, compressor: str | None = None) -> Target:
+def create_target(path: str, format: str, layout: Layout) -> Target:
     """A target of that format that will be at `path` (a temporary name, whatever its suffix); "-" is standard output."""
     if path == "-" and os.isatty(1):
         raise UsageError("standard output is a terminal, where binary data is of no use; redirect it or name a file")
     if format == "npy":
         return NpyStreamTarget(1) if path == "-" else NpyTarget(path)
-    from leakycli.storage.npz import Compressor, NpzTarget
+    if format == "npz":
+        from leakycli.storage.npz import Compressor, NpzTarget
 
-    return NpzTarget(path, Compressor.parse(compressor), stream=1 if path == "-" else None)
+        return NpzTarget(path, Compressor.parse(layout.compressor), stream=1 if path == "-" else None)
+    from leakycli.storage.zarr import ZarrTarget
+
+    return ZarrTarget(path, layout, packed=format == "zarr.zip")
 
 
-def compresses(format: str, compressor: str | None, source: Source, member: Member) -> bool:
-    """Whether a target of that format compresses `member`, and so writes it front to back. Raises UsageError for an unknown compressor."""
-    if format == "npy":
-        if compressor is not None:
-            raise UsageError("--compressor is for .npz; a .npy file is not compressed")
+def check_layout(format: str, layout: Layout) -> None:
+    """Raise UsageError for what that format does not have."""
+    if format.startswith("zarr"):
+        from leakycli.storage.zarr import check_compressor
+
+        check_compressor(layout.compressor)
+        return
+    for given, option in ((layout.chunks, "--chunks"), (layout.shards, "--shards"), (layout.zarr_format, "--zarr-format")):
+        if given is not None:
+            raise UsageError(f"{option} is for Zarr; a .{format} file has no chunks")
+    if format == "npy" and layout.compressor is not None:
+        raise UsageError("--compressor is for .npz and Zarr; a .npy file is not compressed")
+    if format == "npz":
+        from leakycli.storage.npz import Compressor
+
+        Compressor.parse(layout.compressor)
+
+
+def compresses(format: str, layout: Layout, source: Source, member: Member) -> bool:
+    """Whether a target of that format compresses `member`, and so writes it front to back."""
+    if format != "npz":
         return False
     from leakycli.storage.npz import Compressor
 
-    return Compressor.of(Compressor.parse(compressor), source, member).compresses
+    return Compressor.of(Compressor.parse(layout.compressor), source, member).compresses
 
 
 def fingerprint(path: str) -> str:
-    """A digest of a file's size and of 16 samples of 4 KiB spread over it: tells which file this is, whatever its name and times."""
+    """A digest that tells what this is, whatever its name and times: of a file's size and 16 samples of 4 KiB spread over it, or of all
+    metadata documents of a Zarr folder."""
     digest = hashlib.blake2b(digest_size=16)
+    if os.path.isdir(path):
+        from leakycli.storage.zarr import ZarrSource
+
+        source = ZarrSource(path)
+        source.close()
+        digest.update(str(source.opened).encode())
+        return digest.hexdigest()
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         digest.update(str(size).encode())
@@ -105,16 +167,20 @@ __all__ = [
     "FORMATS",
     "SUFFIXES",
     "ArrayInfo",
+    "Chunking",
+    "Layout",
     "Member",
     "Reader",
     "Source",
     "Target",
     "Writer",
+    "check_layout",
     "compresses",
     "create_target",
     "dest_format",
     "fingerprint",
     "is_regular",
     "is_stream",
+    "is_zarr",
     "open_source",
 ]

@@ -6,27 +6,65 @@ and committed to in plan order, by one thread.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leakycli.errors import LeakyError
-from leakycli.regions import Span
+from leakycli.regions import Box, Index, Presence, Span
+from leakycli.rule import Rule
 
 Array = NDArray[Any]
+
+#: How regions are told: `Span` of a flat buffer, `Box` of a chunk grid.
+Region = TypeVar("Region", bound=Span | Box, contravariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunking:
+    """How an array is cut up on disk: shapes in elements (shards None without), and its codecs in words, as in "zstd:5".
+
+    fill: what elements that are not stored are; None where that is not said (they are then 0).
+    """
+
+    chunks: Index
+    shards: Index | None
+    codecs: str
+    fill: np.generic | None = None
+
+    @property
+    def unit(self) -> Index:
+        """The shape of a write unit."""
+        return self.shards or self.chunks
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How results are to be laid out, where not as their source is. Shapes in elements; see `Options`."""
+
+    chunks: Index | None = None
+    shards: Index | None = None
+    compressor: str | None = None
+    zarr_format: int | None = None
+    provenance: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class ArrayInfo:
-    """One array as it is stored: its name in the source ("" where there is one only), shape, dtype in its byte order, memory order."""
+    """One array as it is stored: its name in the source ("" where there is one only), shape, dtype in its byte order, memory order.
+
+    chunking: None for an array that is one flat buffer.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     fortran: bool = False
+    chunking: Chunking | None = None
 
     @property
     def size(self) -> int:
@@ -48,15 +86,19 @@ class ArrayInfo:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """Something in a source, by its key (unique there): an array, something else, or an array that cannot be read and why."""
+    """Something in a source, by its key (unique there): an array, something else, or an array that cannot be read and why.
+
+    unasked: whether an array is transformed when nobody names it.
+    """
 
     key: str
     name: str
     array: ArrayInfo | None = None
     problem: LeakyError | None = None
+    unasked: bool = True
 
 
-class Reader(Protocol):
+class Reader(Protocol[Region]):
     """Reads one array."""
 
     @property
@@ -67,12 +109,12 @@ class Reader(Protocol):
         """Whether regions must be fetched, in order, before they can be read."""
         ...
 
-    def fetch(self, region: Span, buffer: Array) -> None:
+    def fetch(self, region: Region, buffer: Array, /) -> None:
         """Sequential readers: put the bytes of the next region into the uint8 `buffer` of just its size."""
         ...
 
-    def read(self, span: Span, buffer: Array) -> tuple[Array, Any]:
-        """The elements of `span`, in the array's dtype, and what is to be committed for them.
+    def read(self, region: Region, buffer: Array, /) -> tuple[Array, Any]:
+        """The elements of `region`, in the array's dtype and the region's shape, and what is to be committed for them.
 
         They are read into the uint8 `buffer` (at least their bytes) and viewed there; a sequential reader finds them in it.
         """
@@ -89,7 +131,7 @@ class Reader(Protocol):
     def close(self) -> None: ...
 
 
-class Writer(Protocol):
+class Writer(Protocol[Region]):
     """Writes one array."""
 
     @property
@@ -100,8 +142,8 @@ class Writer(Protocol):
         """Whether what `write` returns must be committed in order."""
         ...
 
-    def write(self, span: Span, y: Array) -> Any:
-        """Write the elements of `span`; what is returned goes to `commit`. y belongs to the caller again afterwards."""
+    def write(self, region: Region, y: Array, /) -> Any:
+        """Write the elements of `region`, in its shape and the array's memory order; what is returned goes to `commit`. y belongs to the caller again afterwards."""
         ...
 
     def commit(self, payloads: list[Any]) -> None:
@@ -133,7 +175,13 @@ class Source(Protocol):
         """Whether the member's reader is sequential."""
         ...
 
-    def reader(self, member: Member) -> Reader: ...
+    def reader(self, member: Member) -> Reader[Any]:
+        """Its regions are boxes where the array is chunked, else spans."""
+        ...
+
+    def stored(self, member: Member) -> Presence | None:
+        """Which write units of a chunked array are stored; None for all."""
+        ...
 
     def copy_problem(self, member: Member, other: Source, there: Member) -> str | None:
         """How a copy of `member` in another source of the same format is none, in words; None where it is one."""
@@ -154,8 +202,13 @@ class Source(Protocol):
 class Target(Protocol):
     """Something that arrays are written to, one after the other, under a temporary name or as a stream."""
 
-    def writer(self, info: ArrayInfo, source: Source, member: Member) -> Writer:
-        """The writer for the array `info`, which comes from that member."""
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What could not be kept as it was."""
+        ...
+
+    def writer(self, info: ArrayInfo, source: Source, member: Member, rule: Rule | None) -> Writer[Any]:
+        """The writer for the array `info`, which comes from that member by `rule` (None: as it is). Its regions are as a reader's."""
         ...
 
     def copy(self, source: Source, member: Member) -> None:

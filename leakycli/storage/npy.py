@@ -29,7 +29,7 @@ from numpy.lib import format as npy_format
 
 from leakycli.errors import CorruptError, LeakyError, SourceChangedError, UnsupportedError, shown, storage_error
 from leakycli.regions import Span
-from leakycli.rule import refuse_unsupported
+from leakycli.rule import Rule, refuse_unsupported
 from leakycli.storage.base import Array, ArrayInfo, Member, Source
 
 MAGIC = b"\x93NUMPY"
@@ -215,6 +215,9 @@ class NpySource:
     def sequential(self, member: Member) -> bool:
         return False
 
+    def stored(self, member: Member) -> None:
+        return None
+
     def reader(self, member: Member) -> NpyReader:
         assert member.array is not None
         return NpyReader(self._path, member.array, len(self._header))
@@ -294,6 +297,9 @@ class NpyStreamSource:
     def sequential(self, member: Member) -> bool:
         return True
 
+    def stored(self, member: Member) -> None:
+        return None
+
     def reader(self, member: Member) -> NpyStreamReader:
         assert member.array is not None
         return NpyStreamReader(self._fd, self._name, member.array)
@@ -317,18 +323,18 @@ class NpyWriter:
 
     def __init__(self, path: str, info: ArrayInfo, offset: int) -> None:
         self.info = info
-        self._path, self._offset = path, offset
+        self._path, self.offset = path, offset
         try:
             self._fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         except OSError as error:
             raise storage_error(error, path, "cannot write") from None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._path, self.info, self._offset)
+        return type(self), (self._path, self.info, self.offset)
 
     def write(self, span: Span, y: Array) -> Any:
         view, done = y.view(np.uint8).data, 0
-        at = self._offset + span.start * self.info.dtype.itemsize
+        at = self.offset + span.start * self.info.dtype.itemsize
         try:
             while done < len(view):
                 done += os.pwrite(self._fd, view[done:], at + done)
@@ -350,13 +356,19 @@ class NpyWriter:
 class NpyTarget:
     """A `.npy` file to be: created at once, its one array written through `writer`."""
 
+    warnings = ()
+
     def __init__(self, path: str) -> None:
         self._path = path
 
     def copy(self, source: Source, member: Member) -> None:
         raise NotImplementedError("a .npy file holds one array and nothing else")
 
-    def writer(self, info: ArrayInfo, source: Source, member: Member) -> NpyWriter:
+    def writer(self, info: ArrayInfo, source: Source, member: Member, rule: Rule | None = None) -> NpyWriter:
+        return self.created(info)
+
+    def created(self, info: ArrayInfo) -> NpyWriter:
+        """The file, made for the array `info`."""
         header = header_bytes(info)
         try:
             with open(self._path, "xb") as file:
@@ -399,13 +411,15 @@ class NpyStreamWriter:
 class NpyStreamTarget:
     """Standard output as a `.npy` stream."""
 
+    warnings = ()
+
     def __init__(self, fd: int) -> None:
         self._fd, self._bytes = fd, 0
 
     def copy(self, source: Source, member: Member) -> None:
         raise NotImplementedError("a .npy stream holds one array and nothing else")
 
-    def writer(self, info: ArrayInfo, source: Source, member: Member) -> NpyStreamWriter:
+    def writer(self, info: ArrayInfo, source: Source, member: Member, rule: Rule | None = None) -> NpyStreamWriter:
         header = header_bytes(info)
         write_all(self._fd, memoryview(header))
         self._bytes = len(header) + info.nbytes

@@ -22,7 +22,7 @@ from leakycli.errors import CorruptError, LeakyError, StorageError, UnsupportedE
 from leakycli.regions import Span
 from leakycli.storage.base import Array, ArrayInfo, Member, Source
 from leakycli.storage.npy import MAGIC, NpyReader, read_header
-from leakycli.storage.npz import zip as z
+from leakycli.storage import zip as z
 
 #: Bytes read from the archive at once.
 _CHUNK = 1 << 18
@@ -157,6 +157,9 @@ class NpzSource:
 
     def sequential(self, member: Member) -> bool:
         return self.entry(member).compress_type != z.STORED
+
+    def stored(self, member: Member) -> None:
+        return None
 
     def reader(self, member: Member) -> NpzStoredReader | NpzStreamReader:
         info, entry = member.array, self.entry(member)

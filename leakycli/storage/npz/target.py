@@ -16,9 +16,10 @@ from isal import isal_zlib
 
 from leakycli.errors import UnsupportedError, UsageError, storage_error
 from leakycli.regions import Span
+from leakycli.rule import Rule
 from leakycli.storage.base import Array, ArrayInfo, Member, Source
 from leakycli.storage.npy import NpyWriter, header_bytes, write_all
-from leakycli.storage.npz import zip as z
+from leakycli.storage import zip as z
 from leakycli.storage.npz.source import NpzSource
 
 #: Level of new deflated members: ISA-L's, many times faster than zlib's 6 at about its size.
@@ -74,6 +75,8 @@ class Compressor:
 class NpzTarget:
     """A `.npz` archive to be: a file at `path`, or, written front to back, a stream."""
 
+    warnings = ()
+
     def __init__(self, path: str, compressor: Compressor | None = None, stream: int | None = None) -> None:
         """compressor: for all members; by default each keeps the method it had. stream: a file descriptor, instead of a file."""
         self._path, self._compressor = path, compressor
@@ -86,10 +89,10 @@ class NpzTarget:
         except OSError as error:
             raise storage_error(error, path, "cannot write") from None
 
-    def writer(self, info: ArrayInfo, source: Source, member: Member) -> NpzStoredWriter | NpzOrderedWriter:
+    def writer(self, info: ArrayInfo, source: Source, member: Member, rule: Rule | None = None) -> NpzStoredWriter | NpzOrderedWriter:
         compressor = Compressor.of(self._compressor, source, member)
         # An array that comes without a name gets the one that numpy.savez gives.
-        key = member.key if isinstance(source, NpzSource) else "arr_0.npy"
+        key = member.key if isinstance(source, NpzSource) else f"{member.name or 'arr_0'}.npy"
         entry = self._started(z.Entry(key, compressor.method, self._at, follow=self._stream))
         header = header_bytes(info)
         if self._stream or compressor.compresses:
@@ -173,7 +176,7 @@ class NpzStoredWriter(NpyWriter):
         self._member = member
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._path, self.info, self._offset, None)
+        return type(self), (self._path, self.info, self.offset, None)
 
     def write(self, span: Span, y: Array) -> tuple[int, int]:
         super().write(span, y)

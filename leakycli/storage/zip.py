@@ -1,4 +1,4 @@
-"""The zip format as `.npz` needs it, from PKWARE's APPNOTE.TXT 6.3: what is written, and where a member's data lies.
+"""The zip format as `.npz` and `.zarr.zip` need it, from PKWARE's APPNOTE.TXT 6.3: what is written, and where a member's data lies.
 
     local header, data   for each member, one after the other
     central directory    an entry for each member
@@ -10,8 +10,13 @@ own. All dates are 1980-01-01, as numpy's: the same arrays give the same bytes. 
 
 from __future__ import annotations
 
+import os
 import struct
 from dataclasses import dataclass
+
+from isal import isal_zlib
+
+from leakycli.errors import storage_error
 
 STORED, DEFLATED = 0, 8
 
@@ -125,3 +130,33 @@ def data_offset(local: bytes, offset: int) -> int | None:
         return None
     fields = _LOCAL.unpack(local[: _LOCAL.size])
     return offset + _LOCAL.size + fields[9] + fields[10] if fields[0] == b"PK\3\4" else None
+
+
+def pack(folder: str, path: str) -> int:
+    """A new archive at `path` of all files in `folder`, stored; returns its size in bytes. Raises StorageError.
+
+    Metadata documents (zarr.json and files beginning with a dot) come first, so that a reader of the archive finds them at once.
+    """
+    names = [os.path.relpath(os.path.join(top, file), folder) for top, _, files in os.walk(folder) for file in files]
+    names.sort(key=lambda name: (not (os.path.basename(name) == "zarr.json" or os.path.basename(name).startswith(".z")), name))
+    entries, at = [], 0
+    try:
+        with open(path, "xb") as archive:
+            for name in names:
+                with open(os.path.join(folder, name), "rb") as file:
+                    size = os.fstat(file.fileno()).st_size
+                    entry = Entry(name, STORED, at, 0, size, size)
+                    archive.write(entry.local_header())
+                    while data := file.read(1 << 20):
+                        entry.crc = isal_zlib.crc32(data, entry.crc)
+                        archive.write(data)
+                    end = archive.tell()
+                    archive.seek(at)
+                    archive.write(entry.local_header())
+                    archive.seek(end)
+                entries.append(entry)
+                at = end
+            archive.write(directory(entries, at))
+            return archive.tell()
+    except OSError as error:
+        raise storage_error(error, path, "cannot write") from None

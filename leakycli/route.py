@@ -1,0 +1,93 @@
+"""How one array gets from its source to its destination: what it becomes, the plan for that, and readers and writers that fit the plan.
+
+Two flat sides go by spans of the flat buffer; where a side is chunked both go by boxes of its grid.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+
+from leakycli.plan import ArrayPlan, FlatPlan, GridPlan
+from leakycli.regions import Grid, Presence
+from leakycli.rule import Rule
+from leakycli.storage import ArrayInfo, Layout, Member, Reader, Source, Writer
+from leakycli.storage.flat import BoxReader, BoxWriter, SpoolingWriter, spooled
+
+#: What codecs take beside a region, as a multiple of its bytes in and out: encoded and decoded copies of what they are at.
+_CODECS = 1.0
+
+
+def result_info(array: ArrayInfo, rule: Rule | None, format: str, layout: Layout, source: Source, member: Member) -> ArrayInfo:
+    """The array as it is written: the same shape in the rule's type (None: its own), in the order and chunks that suit the format."""
+    dtype = array.dtype if rule is None else rule.dtype if array.dtype.isnative else rule.dtype.newbyteorder("S")
+    if format.startswith("zarr"):
+        from leakycli.storage.zarr import result_array
+
+        return result_array(array, dtype, layout, source, member)
+    return ArrayInfo(array.name, array.shape, dtype, array.fortran)
+
+
+def array_plan(
+    key: str,
+    ends: tuple[ArrayInfo, ArrayInfo],
+    ordered: tuple[bool, bool],
+    scratch: int,
+    stored: Callable[[], Presence | None] | None = None,
+    beside: float = 0.0,
+) -> ArrayPlan[Any]:
+    """The plan from the first of `ends` to the other.
+
+    ordered: whether each must go front to back where it is flat. stored: gives the write units of the source that are stored, where only
+    those are to be worked on. beside: what else a region takes, as a multiple of its bytes in and out.
+    """
+    array, result = ends
+    itemsizes = array.dtype.itemsize, result.dtype.itemsize
+    chunking = result.chunking or array.chunking
+    if chunking is None:
+        return FlatPlan.of(key, array.size, itemsizes, scratch, ordered)
+    flat = [end for end in ends if end.chunking is None]
+    grid = Grid(array.shape, chunking.unit, reverse=any(end.fortran for end in flat))
+    same = array.chunking is not None and result.chunking is not None and array.chunking.unit == result.chunking.unit
+    present = stored() if stored is not None and same else None
+    return GridPlan.of(key, grid, itemsizes, scratch, ordered, bool(flat), present, _CODECS + beside)
+
+
+def fitting_reader(plan: ArrayPlan[Any], reader: Reader[Any], spool: str) -> Reader[Any]:
+    """`reader` for the regions of `plan`. spool: where an array that comes in order is put when memory does not hold its slabs."""
+    if not isinstance(plan, GridPlan) or reader.info.chunking is not None:
+        return reader
+    return BoxReader(spooled(reader, spool) if plan.spool else reader)
+
+
+def fitting_writer(plan: ArrayPlan[Any], writer: Writer[Any], spool: str) -> Writer[Any]:
+    """`writer` for the regions of `plan`. spool: where an array that must go in order is put when memory does not hold its slabs."""
+    if not isinstance(plan, GridPlan) or writer.info.chunking is not None:
+        return writer
+    return SpoolingWriter(writer, spool) if plan.spool else BoxWriter(writer)
+
+
+def copy_array(plan: ArrayPlan[Any], ends: tuple[Reader[Any], Writer[Any]]) -> None:
+    """Write what the reader gives, as it is."""
+    reader, writer = ends
+    itemsize = plan.itemsize_in
+    with contextlib.closing(reader), contextlib.closing(writer):
+        for region in plan.regions():
+            fetched = None
+            if reader.sequential:
+                fetched = np.empty(region.size * itemsize, np.uint8)
+                reader.fetch(region, fetched)
+            at = 0
+            for part in plan.parts(region):
+                buffer = np.empty(part.size * itemsize, np.uint8) if fetched is None else fetched[at:]
+                at += part.size * itemsize
+                x, token = reader.read(part, buffer)
+                y = np.asarray(x, writer.info.dtype, order="F" if writer.info.fortran else "C")
+                writer.commit([writer.write(part, y)])
+                reader.commit([token])
+        reader.finish()
+        writer.finish()

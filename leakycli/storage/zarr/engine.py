@@ -1,0 +1,108 @@
+"""Opening arrays with zarr: which of its codec pipelines runs, and what its errors mean.
+
+zarr's own default pipeline is slow. From Python 3.12 on zarr has a fused one; on 3.11 the package `zarrs` has another, which is used for
+plain files and for what it is known to do right.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib.metadata
+import importlib.util
+import os
+import re
+import threading
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import zarr
+import zarr.core.codec_pipeline
+from zarr.abc.store import Store
+
+from leakycli.errors import CorruptError, LeakyError, StorageError, shown, storage_error
+from leakycli.storage.zarr.metadata import ArrayDocument
+
+#: zarr's configuration is the process's own: one at a time, and only around opening.
+_OPENING = threading.Lock()
+
+_ZARRS_CODECS = {"bytes", "blosc", "zstd", "gzip", "crc32c", "sharding_indexed"}
+_ZARRS_COMPRESSORS = {None, "blosc", "zstd", "gzip"}
+_ZARRS_TYPES = {"float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"}
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """A codec pipeline: how it is called in reports, and zarr's configuration for it."""
+
+    name: str
+    config: dict[str, Any]
+
+
+_DEFAULT = Pipeline("zarr", {})
+
+
+def pipeline(document: ArrayDocument, files: bool) -> Pipeline:
+    """The fastest pipeline that is right for an array. files: whether it is kept in plain files."""
+    if hasattr(zarr.core.codec_pipeline, "FusedCodecPipeline"):
+        return Pipeline("zarr fused", {"codec_pipeline.path": "zarr.core.codec_pipeline.FusedCodecPipeline"})
+    if files and _safe_for_zarrs(document) and importlib.util.find_spec("zarrs") is not None:
+        return Pipeline(
+            f"zarrs {importlib.metadata.version('zarrs')}",
+            {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline", "codec_pipeline.strict": True},
+        )
+    return _DEFAULT
+
+
+def _safe_for_zarrs(document: ArrayDocument) -> bool:
+    """Whether `zarrs` gives what zarr gives: it fails for v2 in big-endian or Fortran order."""
+    if document.dtype is None or document.dtype.name not in _ZARRS_TYPES or document.order != "C" or not document.dtype.isnative:
+        return False
+    fields = document.document
+    if document.zarr_format == 2:
+        compressor = fields.get("compressor")
+        return not fields.get("filters") and (compressor["id"] if compressor else None) in _ZARRS_COMPRESSORS and fields["fill_value"] is not None
+    return _safe_codecs(fields["codecs"])
+
+
+def _safe_codecs(codecs: list[Any]) -> bool:
+    for codec in codecs:
+        name = codec if isinstance(codec, str) else codec["name"]
+        configuration = {} if isinstance(codec, str) else codec.get("configuration") or {}
+        if name not in _ZARRS_CODECS or configuration.get("endian", "little") != "little":
+            return False
+        if name == "sharding_indexed" and not _safe_codecs(configuration["codecs"]):
+            return False
+    return True
+
+
+def open_array(store: Store, key: str, document: ArrayDocument, chosen: Pipeline, write_empty: bool | None = None) -> zarr.Array[Any]:
+    """The array under `key`. write_empty: to be written to, and whether chunks of nothing but fill values are stored.
+
+    Raises what zarr raises on a document that it does not take.
+    """
+    config = {"array.order": "C", "array.write_empty_chunks": bool(write_empty), **chosen.config}
+    with _OPENING, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of parts of the format that are not final
+        if chosen.name.startswith("zarrs"):
+            importlib.import_module("zarrs")
+        with zarr.config.set(config):
+            return zarr.open_array(
+                store, path=key, mode="r" if write_empty is None else "r+", zarr_format=2 if document.zarr_format == 2 else 3
+            )
+
+
+def explained(error: Exception, where: str, doing: str) -> LeakyError:
+    """What went wrong with the chunk called `where`, out of the error of zarr or of a codec."""
+    if isinstance(error, LeakyError):
+        return error
+    if isinstance(error, OSError) and error.errno is not None:
+        return storage_error(error, error.filename or where, doing)
+    # zarrs tells the system's errors in words.
+    if found := re.search(r"os error (\d+)", str(error)):
+        code = int(found[1])
+        return StorageError(f"{doing} {where}: {os.strerror(code) if code in errno.errorcode else shown(str(error))}")
+    if isinstance(error, MemoryError):
+        return CorruptError(f"{where}: cannot be decoded: it needs more memory than there is")
+    text = shown(" ".join(str(error).split()))[:200]
+    return CorruptError(f"{where}: cannot be decoded: {text or type(error).__name__}")

@@ -1,0 +1,246 @@
+"""Reading Zarr: hierarchies by their metadata documents, arrays through zarr."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import zarr
+from zarr.core.buffer import default_buffer_prototype
+
+from leakycli.errors import CorruptError, LeakyError, SourceChangedError, UnsupportedError, shown
+from leakycli.regions import Box, Grid, Presence
+from leakycli.storage.base import Array, ArrayInfo, Chunking, Member, Source
+from leakycli.storage.zarr import engine, metadata
+from leakycli.storage.zarr.metadata import ArrayDocument
+from leakycli.storage.zarr.tree import DOCUMENTS, Tree, opened
+
+#: Largest metadata document read, in bytes.
+_LONGEST_DOCUMENT = 64 << 20
+
+
+class ZarrSource:
+    """An array or a group with all that is under it, of version 2 or 3, in a folder or a zip archive.
+
+    Members are named by their path below the source. Arrays of floats are transformed when nobody names them; all else is not.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Raises StorageError, CorruptError or UnsupportedError, each naming the path or the document."""
+        self._path = path
+        self.tree, self._root = opened(path)
+        self.format = "zarr" if self.tree.files else "zarr.zip"
+        self.warnings: tuple[str, ...] = ()
+        self.documents: dict[str, ArrayDocument] = {}
+        self._presence: dict[str, Presence | None] = {}
+        self._digest = hashlib.blake2b(digest_size=16)
+        try:
+            self.members = tuple(self._members(""))
+            if not self.members:
+                raise CorruptError(f"{shown(path)}: is no Zarr array or group: it has no {', '.join(DOCUMENTS)}")
+            if not any(member.array or member.problem for member in self.members):
+                raise CorruptError(f"{shown(path)}: holds no arrays")
+        except BaseException:
+            self.tree.close()
+            raise
+        self.opened: dict[str, Any] = {"metadata_blake2b": self._digest.hexdigest(), **self.tree.identity()}
+
+    def key(self, member: Member, name: str = "") -> str:
+        """The key in the tree of `member`, or of something under it."""
+        return "/".join(part for part in (self._root, member.key, name) if part)
+
+    def sequential(self, member: Member) -> bool:
+        return False
+
+    def reader(self, member: Member) -> ZarrReader:
+        assert member.array is not None
+        return ZarrReader(self.tree, self.key(member), member.array, self.documents[member.key], self._listed(member))
+
+    def stored(self, member: Member) -> Presence | None:
+        """Raises CorruptError where a folder is in a chunk's place."""
+        presence = self._listed(member)
+        return None if presence.count == presence.size else presence
+
+    def _listed(self, member: Member) -> Presence:
+        found = self._presence.get(member.key)
+        if found is None:
+            document, under = self.documents[member.key], self.key(member)
+            grid = Grid(document.shape, document.unit)
+            found = Presence(grid.size)
+            skip = len(under) + 1 if under else 0
+            for entry in self.tree.walk(under):
+                index = document.chunk_index(entry.key[skip:])
+                if index is None:
+                    continue
+                if entry.folder:
+                    raise CorruptError(f"{self.tree.where(entry.key)}: is a folder where a chunk belongs")
+                found.add(grid.number(index))
+            self._presence[member.key] = found
+        return found
+
+    def copy_problem(self, member: Member, other: Source, there: Member) -> str | None:
+        assert isinstance(other, ZarrSource)
+        ours, theirs = (
+            {entry.key[len(key) + 1 if key else 0 :] for entry in own} for own, key in ((self.files(member), self.key(member)), (other.files(there), other.key(there)))
+        )
+        if ours != theirs:
+            return f"has not the keys of its source: {shown(sorted(ours ^ theirs)[0])} is in one of them only"
+        for name in sorted(ours):
+            # A group's consolidated metadata follow those of the arrays.
+            if member.array is None and member.problem is None and name in ("zarr.json", ".zmetadata"):
+                continue
+            if self.tree.read(self.key(member, name)) != other.tree.read(other.key(there, name)):
+                return f"is no copy of its source: {shown(name)} differs"
+        return None
+
+    def files(self, member: Member) -> Iterator[Any]:
+        """All that belongs to `member`: an array with its chunks, or a group's documents and what is beside them."""
+        under = self.key(member)
+        if member.array is not None or member.problem is not None:
+            yield from (entry for entry in self.tree.walk(under) if not entry.folder)
+        else:
+            yield from (entry for entry in self.tree.children(under) if not entry.folder)
+
+    def identity(self) -> dict[str, Any]:
+        digest = hashlib.blake2b(digest_size=16)
+        for member in self.members:
+            for name in ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata"):
+                if (text := self.tree.read(self.key(member, name))) is not None:
+                    digest.update(f"{member.key}/{name}\0{len(text)}\0".encode("utf-8", "surrogateescape") + text)
+        return {"metadata_blake2b": digest.hexdigest(), **self.tree.identity()}
+
+    def close(self) -> None:
+        self.tree.close()
+
+    def _members(self, key: str) -> Iterator[Member]:
+        """The node under `key` and all below it."""
+        texts = {}
+        here = "/".join(part for part in (self._root, key) if part)
+        for name in ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata"):
+            if (text := self.tree.read(f"{here}/{name}" if here else name)) is not None:
+                texts[name] = text
+                self._digest.update(f"{key}/{name}\0{len(text)}\0".encode("utf-8", "surrogateescape") + text)
+        if not any(name in texts for name in DOCUMENTS):
+            return
+        document = ("zarr.json" if "zarr.json" in texts else ".zarray" if ".zarray" in texts else ".zgroup")
+        where = self.tree.where(f"{here}/{document}" if here else document)
+        fields = _parsed(texts[document], where)
+        node = fields.get("node_type") if document == "zarr.json" else "array" if document == ".zarray" else "group"
+        if node == "array":
+            attributes = _parsed(texts[".zattrs"], self.tree.where(f"{here}/.zattrs")) if ".zattrs" in texts and document == ".zarray" else {}
+            yield self._array(key, fields, attributes, where)
+            return
+        if node != "group":
+            raise CorruptError(f"{where}: its node_type is neither array nor group")
+        if ".zmetadata" in texts:
+            _parsed(texts[".zmetadata"], self.tree.where(f"{here}/.zmetadata"))
+        yield Member(key, key)
+        for entry in self.tree.children(here):
+            if entry.folder:
+                name = entry.key.rpartition("/")[2]
+                yield from self._members(f"{key}/{name}" if key else name)
+
+    def _array(self, key: str, fields: dict[str, Any], attributes: dict[str, Any], where: str) -> Member:
+        try:
+            document = metadata.parse(fields, attributes, where)
+            self.documents[key] = document
+            metadata.check_transformable(document, where)
+            assert document.dtype is not None
+            chunking = Chunking(document.chunks, document.shards, document.codecs, document.fill_value)
+            info = ArrayInfo(key, document.shape, document.dtype, False, chunking)
+            return Member(key, key, info, unasked=not key or info.dtype.kind == "f")
+        except LeakyError as error:
+            # It matters only if it is chosen; and what has no leaky ReLU is chosen by name only.
+            return Member(key, key, None, error, unasked=not key or not isinstance(error, UnsupportedError))
+
+
+class ZarrReader:
+    """Reads boxes of an array, from any number of threads."""
+
+    sequential = False
+
+    def __init__(self, tree: Tree, key: str, info: ArrayInfo, document: ArrayDocument, stored: Presence) -> None:
+        """stored: the write units that were there when the source was opened, and must be when they are read."""
+        self.info = info
+        self._tree, self._key, self._document, self._stored = tree, key, document, stored
+        self._grid = Grid(document.shape, document.unit)
+        try:
+            self._store = tree.store()
+            chosen = engine.pipeline(document, tree.files)
+            self.pipeline = chosen.name
+            self._array: zarr.Array[Any] = engine.open_array(self._store, key, document, chosen)
+        except Exception as error:
+            raise self._unopened(error) from None
+        self._prototype = default_buffer_prototype()
+
+    def _unopened(self, error: Exception) -> LeakyError:
+        found = engine.explained(error, self._tree.where(self._key), "cannot read")
+        if not isinstance(found, CorruptError) or isinstance(error, LeakyError):
+            return found
+        text = shown(" ".join(str(error).split()))[:200] or type(error).__name__
+        return CorruptError(f"{self._tree.where(self._key)}: cannot be opened: {text}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._tree, self._key, self.info, self._document, self._stored)
+
+    def fetch(self, region: Box, buffer: Array) -> None:
+        raise NotImplementedError("boxes are read as they are needed")
+
+    def read(self, region: Box, buffer: Array) -> tuple[Array, None]:
+        x: Array = buffer[: region.size * self.info.dtype.itemsize].view(self.info.dtype).reshape(region.shape)
+        try:
+            self._read(region, x)
+        except Exception as error:
+            raise self._diagnosed(region, error) from None
+        for number in self._grid.units(region):
+            # zarr takes a chunk that is gone for one that never was.
+            if number in self._stored and not self._tree.holds(self._chunk(number)):
+                raise SourceChangedError(f"{self._tree.where(self._chunk(number))}: was deleted while it was read; restore it and run again")
+        return x, None
+
+    def _read(self, region: Box, x: Array) -> None:
+        self._array.get_basic_selection(region.slices, out=self._prototype.nd_buffer.from_numpy_array(x))
+
+    def _chunk(self, number: int) -> str:
+        return "/".join(part for part in (self._key, self._document.chunk_key(self._grid.index(number))) if part)
+
+    def _diagnosed(self, region: Box, error: Exception) -> LeakyError:
+        """The error of the first write unit in `region` that has one."""
+        for number in self._grid.units(region):
+            box = self._grid.box(self._grid.index(number))
+            where = self._tree.where(self._chunk(number))
+            try:
+                # A pipeline in another language may not tell what the system said.
+                if number in self._stored:
+                    self._tree.probe(self._chunk(number))
+                self._read(box, np.empty(box.shape, self.info.dtype))
+            except Exception as inner:
+                return engine.explained(inner, where, "cannot read")
+        return engine.explained(error, self._tree.where(self._key), "cannot read")
+
+    def commit(self, payloads: list[Any]) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self._store.close()
+
+
+def _parsed(text: bytes, where: str) -> dict[str, Any]:
+    """A metadata document. Raises CorruptError where it is no JSON object."""
+    try:
+        if len(text) > _LONGEST_DOCUMENT:
+            raise CorruptError(f"{where}: has {len(text)} bytes; a metadata document of more than {_LONGEST_DOCUMENT} is not read")
+        fields = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, LeakyError):
+            raise
+        raise CorruptError(f"{where}: is no JSON: {shown(str(error)) or type(error).__name__}") from None
+    if not isinstance(fields, dict):
+        raise CorruptError(f"{where}: is no JSON object")
+    return fields

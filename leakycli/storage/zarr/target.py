@@ -1,0 +1,336 @@
+"""Writing Zarr: what mirrors a Zarr source is made from its metadata documents, all else by zarr's own defaults.
+
+Chunks go to a folder. A `.zarr.zip` is that folder packed as the last step: stored, in the order that zarr reads best, documents first.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from typing import Any
+
+import numpy as np
+import zarr
+import zarr.codecs
+from zarr.storage import LocalStore
+
+from leakycli._version import __version__
+from leakycli.errors import LeakyError, LossError, UnsupportedError, UsageError, shown, storage_error
+from leakycli.kernel import NanError, transform
+from leakycli.regions import Box, Grid, Index
+from leakycli.rule import Rule
+from leakycli.storage.base import Array, ArrayInfo, Chunking, Layout, Member, Source
+from leakycli.storage.zarr import engine, metadata
+from leakycli.storage.zarr.metadata import ArrayDocument
+from leakycli.storage.zarr.source import ZarrSource
+from leakycli.storage.zip import pack
+
+#: Bytes of a chunk of a new array, about.
+_CHUNK_BYTES = 4 << 20
+
+_COMPRESSOR = "zstd:3"
+
+_BLOSC_CODECS = ("lz4", "lz4hc", "blosclz", "zstd", "zlib")
+_SHUFFLES = ("noshuffle", "shuffle", "bitshuffle")
+
+
+def mirrors(layout: Layout, source: Source) -> bool:
+    """Whether results are laid out as their source is."""
+    return isinstance(source, ZarrSource) and layout == Layout(provenance=layout.provenance)
+
+
+def result_array(array: ArrayInfo, dtype: np.dtype[Any], layout: Layout, source: Source, member: Member) -> ArrayInfo:
+    """`array` as it will be in a Zarr hierarchy, with values of `dtype`. Raises UsageError where the layout does not suit its shape."""
+    had = array.chunking
+    if mirrors(layout, source):
+        return ArrayInfo(array.name, array.shape, dtype, False, had)
+    name = f"array {shown(array.name)}: " if array.name else ""
+    for given, option in ((layout.chunks, "--chunks"), (layout.shards, "--shards")):
+        if given is not None and len(given) != len(array.shape):
+            raise UsageError(f"{name}{option} has {len(given)} lengths, the array {len(array.shape)} dimensions {array.shape}")
+    chunks = layout.chunks or (had.chunks if had else default_chunks(array.shape, dtype.itemsize))
+    shards = layout.shards or (had.shards if had and layout.chunks is None and layout.zarr_format != 2 else None)
+    if shards is not None:
+        if (layout.zarr_format or _format_of(source, member)) == 2:
+            raise UsageError(f"{name}--shards is for Zarr format 3; format 2 has none")
+        if any(s % c for s, c in zip(shards, chunks, strict=True)):
+            raise UsageError(f"{name}shards {shards} are not made of whole chunks {chunks} (--shards, --chunks)")
+    compressor = layout.compressor or (had.codecs if had and had.codecs != "none" and _compressors(had.codecs, 3, quiet=True) else _COMPRESSOR if not had else "none")
+    _compressors(compressor, 3)
+    chunking = Chunking(chunks, shards, compressor, had.fill if had else None)
+    return ArrayInfo(array.name, array.shape, dtype.newbyteorder("="), False, chunking)
+
+
+def default_chunks(shape: Index, itemsize: int) -> Index:
+    """Chunks of about 4 MiB: runs of whole rows, so that an array that comes or goes in order needs little memory."""
+    chunks = [max(n, 1) for n in shape]
+    for axis in range(len(chunks)):
+        inner = itemsize
+        for n in chunks[axis + 1 :]:
+            inner *= n
+        chunks[axis] = max(1, min(chunks[axis], _CHUNK_BYTES // inner))
+        if chunks[axis] > 1 or inner <= _CHUNK_BYTES:
+            break
+    return tuple(chunks)
+
+
+def _format_of(source: Source, member: Member) -> int:
+    return source.documents[member.key].zarr_format if isinstance(source, ZarrSource) else 3
+
+
+def _compressors(text: str, zarr_format: int, quiet: bool = False) -> Any:
+    """zarr's compressor for "none", "zstd:LEVEL", "gzip:LEVEL" or "blosc-CODEC:LEVEL:SHUFFLE". Raises UsageError; None if `quiet`."""
+    name, *rest = text.split(":")
+    level = int(rest[0]) if rest and re.fullmatch(r"\d{1,2}", rest[0]) else None
+    if name == "none" and not rest:
+        return ()
+    if len(rest) == 0 or level is not None:
+        if name == "zstd" and len(rest) < 2 and (level or 3) <= 22:
+            return _zstd(3 if level is None else level, zarr_format)
+        if name == "gzip" and len(rest) < 2 and (level or 6) <= 9:
+            return _gzip(6 if level is None else level, zarr_format)
+        codec, shuffle = name.removeprefix("blosc-"), rest[1] if len(rest) > 1 else "shuffle"
+        if name.startswith("blosc-") and codec in _BLOSC_CODECS and shuffle in _SHUFFLES and len(rest) < 3 and (level or 5) <= 9:
+            return _blosc(codec, 5 if level is None else level, shuffle, zarr_format)
+    if quiet:
+        return None
+    raise UsageError(
+        f"compressor {text!r} is not known for Zarr; choose none, zstd:1 to zstd:22, gzip:1 to gzip:9 or blosc-CODEC:LEVEL:SHUFFLE "
+        f"(codec {', '.join(_BLOSC_CODECS)}; shuffle {', '.join(_SHUFFLES)})"
+    )
+
+
+def check_compressor(text: str | None) -> None:
+    """Raise UsageError for an unknown one."""
+    if text is not None:
+        _compressors(text, 3)
+
+
+def _zstd(level: int, zarr_format: int) -> Any:
+    import numcodecs
+
+    return (zarr.codecs.ZstdCodec(level=level),) if zarr_format == 3 else numcodecs.Zstd(level)
+
+
+def _gzip(level: int, zarr_format: int) -> Any:
+    import numcodecs
+
+    return (zarr.codecs.GzipCodec(level=level),) if zarr_format == 3 else numcodecs.GZip(level)
+
+
+def _blosc(codec: str, level: int, shuffle: str, zarr_format: int) -> Any:
+    import numcodecs
+
+    if zarr_format == 3:
+        return (zarr.codecs.BloscCodec(cname=zarr.codecs.BloscCname(codec), clevel=level, shuffle=zarr.codecs.BloscShuffle(shuffle)),)
+    return numcodecs.Blosc(codec, level, _SHUFFLES.index(shuffle))
+
+
+class ZarrTarget:
+    """A hierarchy to be, in a folder at `path`, or packed into an archive there."""
+
+    def __init__(self, path: str, layout: Layout, packed: bool = False) -> None:
+        self._path, self._layout, self._packed = path, layout, packed
+        self._folder = f"{path}.folder" if packed else path
+        self.warnings: list[str] = []
+        self._groups: dict[str, ZarrSource] = {}
+        self._changed: dict[str, dict[str, Any]] = {}
+        try:
+            if packed:
+                shutil.rmtree(self._folder, ignore_errors=True)
+            os.mkdir(self._folder)
+        except OSError as error:
+            raise storage_error(error, self._folder, "cannot write") from None
+
+    def writer(self, info: ArrayInfo, source: Source, member: Member, rule: Rule | None = None) -> ZarrWriter:
+        assert info.chunking is not None
+        key = member.name if source.format != "npy" else ""
+        parts = key.split("/")
+        if key and (any(part in ("", ".", "..") or part.startswith(("__", ".z")) for part in parts) or parts[-1] == "zarr.json" or "\0" in key):
+            raise UnsupportedError(f"array {shown(key)}: this name cannot be one in a Zarr hierarchy")
+        fill = _result_fill(info, rule, source, member)
+        mirror = mirrors(self._layout, source)
+        attributes = dict(source.documents[member.key].attributes) if isinstance(source, ZarrSource) else {}
+        if rule is not None:
+            attributes.pop("leakycli", None)
+            if self._layout.provenance:
+                attributes["leakycli"] = provenance(rule)
+        if mirror:
+            assert isinstance(source, ZarrSource)
+            self._mirror(source.documents[member.key], key, info, fill, attributes)
+        else:
+            if source.format == "npz" or key:
+                self._ensure_groups(key, self._layout.zarr_format or _format_of(source, member))
+            self._create(info, key, fill, attributes, source, member)
+        write_empty = mirror and info.chunking.shards is None
+        return ZarrWriter(self._folder, key, info, self._document(key), write_empty)
+
+    def _mirror(self, had: ArrayDocument, key: str, info: ArrayInfo, fill: np.generic | None, attributes: dict[str, Any]) -> None:
+        document, beside, warnings = metadata.adapt(had, info.dtype, fill, attributes)
+        self.warnings += [f"{f'array {shown(key)}: ' if key else ''}{warning}" for warning in warnings]
+        if beside is None:
+            self._changed[key] = {"zarr.json": document}
+        else:
+            self._changed[key] = {".zarray": document, ".zattrs": beside}
+        for name, fields in self._changed[key].items():
+            if name != ".zattrs" or fields:
+                self._write_document(key, name, fields)
+
+    def _create(self, info: ArrayInfo, key: str, fill: np.generic | None, attributes: dict[str, Any], source: Source, member: Member) -> None:
+        assert info.chunking is not None
+        zarr_format = self._layout.zarr_format or _format_of(source, member)
+        dimensions = source.documents[member.key].dimension_names if isinstance(source, ZarrSource) else None
+        if dimensions is not None and zarr_format == 2:
+            attributes.setdefault("_ARRAY_DIMENSIONS", list(dimensions))
+        import warnings
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            zarr.create_array(
+                LocalStore(self._folder),
+                name=key or None,
+                shape=info.shape,
+                dtype=info.dtype,
+                chunks=tuple(info.chunking.chunks),
+                shards=info.chunking.shards,
+                filters=(),
+                compressors=_compressors(info.chunking.codecs, zarr_format),
+                fill_value=fill if fill is not None else 0,
+                zarr_format=2 if zarr_format == 2 else 3,
+                attributes=attributes,
+                dimension_names=dimensions if zarr_format == 3 else None,
+                order="C" if zarr_format == 2 else None,
+            )
+
+    def _ensure_groups(self, key: str, zarr_format: int) -> None:
+        """Groups above the array `key`, where there are none yet."""
+        parts = key.split("/")[:-1]
+        for depth in range(len(parts) + 1):
+            group = "/".join(parts[:depth])
+            name = "zarr.json" if zarr_format == 3 else ".zgroup"
+            if not os.path.exists(os.path.join(self._folder, group, name)):
+                fields = {"zarr_format": zarr_format} | ({"node_type": "group", "attributes": {}} if zarr_format == 3 else {})
+                self._write_document(group, name, fields)
+
+    def copy(self, source: Source, member: Member) -> None:
+        """Take over a group's documents, or an array with all its chunks, byte for byte."""
+        assert isinstance(source, ZarrSource), "only a hierarchy has nodes to copy"
+        if (member.array is not None or member.problem is not None) and self._layout.zarr_format not in (None, _format_of(source, member)):
+            raise UsageError(f"array {shown(member.name)}: is copied as it is, and so stays in its Zarr format; leave --zarr-format out")
+        if member.array is None and member.problem is None:
+            self._groups[member.key] = source
+        under = source.key(member)
+        skip = len(under) + 1 if under else 0
+        for entry in source.files(member):
+            self._write(os.path.join(member.key, entry.key[skip:]), source.tree.read(entry.key) or b"")
+
+    def finish(self) -> int:
+        """Complete the groups' documents, and pack; returns the size in bytes."""
+        for group, source in sorted(self._groups.items(), reverse=True):
+            under = f"{group}/" if group else ""
+            changed = {key[len(under) :]: documents for key, documents in self._changed.items() if key.startswith(under)}
+            for name in ("zarr.json", ".zmetadata"):
+                path = os.path.join(self._folder, group, name)
+                if changed and os.path.exists(path):
+                    with open(path, "rb") as file:
+                        fields = json.load(file)
+                    updated = metadata.update_consolidated(fields, changed)
+                    if updated != fields:
+                        self._write_document(group, name, updated)
+        if self._packed:
+            size = pack(self._folder, self._path)
+            shutil.rmtree(self._folder, ignore_errors=True)
+            return size
+        return sum(os.path.getsize(os.path.join(folder, file)) for folder, _, files in os.walk(self._folder) for file in files)
+
+    def close(self) -> None:
+        if self._packed:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _document(self, key: str) -> ArrayDocument:
+        """The document of an array that was written."""
+        folder = os.path.join(self._folder, key)
+        name = "zarr.json" if os.path.exists(os.path.join(folder, "zarr.json")) else ".zarray"
+        with open(os.path.join(folder, name), "rb") as file:
+            return metadata.parse(json.load(file), {}, shown(os.path.join(folder, name)))
+
+    def _write_document(self, key: str, name: str, fields: dict[str, Any]) -> None:
+        self._write(os.path.join(key, name), json.dumps(fields, indent=2).encode("utf-8", "surrogateescape"))
+
+    def _write(self, key: str, data: bytes) -> None:
+        path = os.path.join(self._folder, key)
+        try:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            with open(path, "wb") as file:
+                file.write(data)
+        except OSError as error:
+            raise storage_error(error, path, "cannot write") from None
+
+
+def provenance(rule: Rule) -> dict[str, Any]:
+    """The attribute that says what was done to an array."""
+    return {
+        "version": __version__,
+        "function": "leaky_relu",
+        "alpha": rule.alpha,
+        "dtype_before": rule.source.name,
+        "dtype_after": rule.dtype.name,
+    } | ({} if rule.nan is None else {"nan": rule.nan})
+
+
+def _result_fill(info: ArrayInfo, rule: Rule | None, source: Source, member: Member) -> np.generic | None:
+    """What the fill value becomes. Raises LossError where it is NaN, has no integer, and stands for elements."""
+    fill = info.chunking.fill if info.chunking else None
+    if fill is None or rule is None:
+        return fill
+    result = np.zeros(1, rule.dtype)
+    try:
+        with np.errstate(all="ignore"):
+            transform(np.array([fill], rule.source), result, rule)
+    except NanError:
+        if source.stored(member) is not None:
+            name = f"array {shown(member.name)}: " if member.name else ""
+            raise LossError(
+                f"{name}chunks that are not stored are NaN, which has no value in {rule.dtype.name}; say what it becomes (--nan N)"
+            ) from None
+    scalar: np.generic = result[0]
+    return scalar
+
+
+class ZarrWriter:
+    """Writes boxes of whole write units, from any number of threads."""
+
+    sequential = False
+
+    def __init__(self, folder: str, key: str, info: ArrayInfo, document: ArrayDocument, write_empty: bool) -> None:
+        """write_empty: chunks of nothing but fill values are written too."""
+        self.info = info
+        self._parts = folder, key, info, document, write_empty
+        self._folder, self._key, self._document = folder, key, document
+        self._grid = Grid(document.shape, document.unit)
+        chosen = engine.pipeline(document, files=True)
+        self.pipeline = chosen.name
+        self._array = engine.open_array(LocalStore(folder), key, document, chosen, write_empty)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), self._parts
+
+    def write(self, region: Box, y: Array) -> None:
+        try:
+            self._array[region.slices or ...] = y
+        except Exception as error:
+            number = next(iter(self._grid.units(region)))
+            where = shown(os.path.join(self._folder, self._key, self._document.chunk_key(self._grid.index(number))))
+            found = engine.explained(error, where, "cannot write")
+            raise found if isinstance(found, OSError) else LeakyError(f"cannot write {where}: {shown(str(error))[:200]}") from None
+
+    def commit(self, payloads: list[Any]) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,225 @@
+"""What a Zarr hierarchy is kept in: a folder, or a zip archive. Keys are relative to its root, with "/" between their parts."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from zarr.abc.store import Store
+from zarr.storage import LocalStore, ZipStore
+
+from leakycli.errors import CorruptError, StorageError, shown, storage_error
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Something in a tree: a file of `size` bytes, or a folder."""
+
+    key: str
+    folder: bool
+    size: int
+
+
+class Tree(Protocol):
+    """Where a hierarchy is kept; picklable."""
+
+    path: str
+
+    #: Whether what is read and written are plain files, which every codec pipeline can handle.
+    files: bool
+
+    def where(self, key: str) -> str:
+        """How to call what is under `key` in a message."""
+        ...
+
+    def read(self, key: str) -> bytes | None:
+        """What is under `key`; None where there is nothing. Raises StorageError."""
+        ...
+
+    def children(self, key: str) -> list[Entry]:
+        """What is directly under the folder `key`, by name."""
+        ...
+
+    def walk(self, key: str) -> Iterator[Entry]:
+        """All that is under `key`, one by one, folders before what is in them."""
+        ...
+
+    def holds(self, key: str) -> bool:
+        """Whether there is a file under `key`."""
+        ...
+
+    def probe(self, key: str) -> None:
+        """Raise OSError where the file under `key` cannot be opened."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """What tells an archive from a changed one; nothing for a folder."""
+        ...
+
+    def store(self) -> Store:
+        """For zarr, to read only."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class FolderTree:
+    """A folder."""
+
+    files = True
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def where(self, key: str) -> str:
+        return shown(os.path.join(self.path, key) if key else self.path)
+
+    def read(self, key: str) -> bytes | None:
+        try:
+            with open(os.path.join(self.path, key), "rb") as file:
+                return file.read()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except IsADirectoryError:
+            raise CorruptError(f"{self.where(key)}: is a folder where a file belongs") from None
+        except OSError as error:
+            raise storage_error(error, os.path.join(self.path, key), "cannot read") from None
+
+    def children(self, key: str) -> list[Entry]:
+        return sorted(self._scanned(key), key=lambda entry: entry.key)
+
+    def walk(self, key: str) -> Iterator[Entry]:
+        yield from self._walked(key, {self._identified(os.path.join(self.path, key))})
+
+    def _walked(self, key: str, above: set[tuple[int, int]]) -> Iterator[Entry]:
+        for entry in self._scanned(key):
+            yield entry
+            if entry.folder:
+                inner = self._identified(os.path.join(self.path, entry.key))
+                if inner in above:
+                    raise CorruptError(f"{self.where(entry.key)}: is a link to a folder that it lies in")
+                yield from self._walked(entry.key, above | {inner})
+
+    def _identified(self, path: str) -> tuple[int, int]:
+        try:
+            found = os.stat(path)
+        except OSError as error:
+            raise storage_error(error, path, "cannot read") from None
+        return found.st_dev, found.st_ino
+
+    def _scanned(self, key: str) -> Iterator[Entry]:
+        folder = os.path.join(self.path, key)
+        try:
+            with os.scandir(folder) as found:
+                for item in found:
+                    inner = f"{key}/{item.name}" if key else item.name
+                    if item.is_dir():
+                        yield Entry(inner, True, 0)
+                    else:
+                        # Not the size: it would cost a call for each of many chunks.
+                        yield Entry(inner, False, 0)
+        except OSError as error:
+            raise storage_error(error, folder, "cannot read") from None
+
+    def holds(self, key: str) -> bool:
+        return os.path.isfile(os.path.join(self.path, key))
+
+    def probe(self, key: str) -> None:
+        with open(os.path.join(self.path, key), "rb") as file:
+            file.read(1)
+
+    def identity(self) -> dict[str, Any]:
+        return {}
+
+    def store(self) -> Store:
+        return LocalStore(self.path, read_only=True)
+
+    def close(self) -> None:
+        pass
+
+
+class ZipTree:
+    """A zip archive; of several members with one name the last counts."""
+
+    files = False
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        try:
+            self._zip = zipfile.ZipFile(path)
+        except OSError as error:
+            raise storage_error(error, path, "cannot read") from None
+        except Exception as error:  # a hostile directory trips zipfile in several ways
+            raise CorruptError(f"{shown(path)}: is no zip archive that can be read: {shown(str(error))}") from None
+        self._sizes = {info.filename: info.file_size for info in self._zip.infolist() if not info.is_dir()}
+        self._folders = {""}
+        for name in self._sizes:
+            while name := name.rpartition("/")[0]:
+                if name in self._folders:
+                    break
+                self._folders.add(name)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path,)
+
+    def where(self, key: str) -> str:
+        return shown(f"{self.path}/{key}" if key else self.path)
+
+    def read(self, key: str) -> bytes | None:
+        if key not in self._sizes:
+            return None
+        try:
+            return self._zip.read(key)
+        except OSError as error:
+            raise storage_error(error, self.where(key), "cannot read") from None
+        except Exception as error:
+            raise CorruptError(f"{self.where(key)}: cannot be read: {shown(str(error)) or type(error).__name__}") from None
+
+    def children(self, key: str) -> list[Entry]:
+        under = f"{key}/" if key else ""
+        names = {name[len(under) :].partition("/")[0] for name in (*self._sizes, *self._folders) if name.startswith(under)} - {""}
+        return [Entry(under + name, under + name in self._folders, self._sizes.get(under + name, 0)) for name in sorted(names)]
+
+    def walk(self, key: str) -> Iterator[Entry]:
+        under = f"{key}/" if key else ""
+        yield from (Entry(name, True, 0) for name in sorted(self._folders) if name.startswith(under) and name != key)
+        yield from (Entry(name, False, size) for name, size in self._sizes.items() if name.startswith(under))
+
+    def holds(self, key: str) -> bool:
+        return key in self._sizes
+
+    def probe(self, key: str) -> None:
+        self.read(key)
+
+    def identity(self) -> dict[str, Any]:
+        try:
+            found = os.stat(self.path)
+        except OSError as error:
+            raise storage_error(error, self.path, "cannot read") from None
+        return {"bytes": found.st_size, "mtime_ns": found.st_mtime_ns, "inode": found.st_ino}
+
+    def store(self) -> Store:
+        return ZipStore(self.path, mode="r")
+
+    def close(self) -> None:
+        self._zip.close()
+
+
+#: What makes a folder a node of a hierarchy.
+DOCUMENTS = ("zarr.json", ".zarray", ".zgroup")
+
+
+def opened(path: str) -> tuple[Tree, str]:
+    """The tree that `path` leads into and the key of the node in it, as in "a.zarr.zip/layer1". Raises StorageError, CorruptError."""
+    if os.path.isdir(path):
+        return FolderTree(path), ""
+    archive, inner = path.rstrip("/"), ""
+    while archive and not os.path.isfile(archive):
+        archive, _, name = archive.rpartition("/")
+        inner = f"{name}/{inner}".rstrip("/")
+    if not archive:
+        raise StorageError(f"cannot read {shown(path)}: No such file or directory")
+    return ZipTree(archive), inner
