@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+from dataclasses import dataclass
 from typing import Any
 
 from leakycli import events, storage
@@ -19,16 +20,17 @@ from leakycli.options import Options
 from leakycli.plan import Plan
 from leakycli.report.model import Report
 from leakycli.rule import OUTPUTS
-from leakycli.storage import Member
+from leakycli.storage import Member, Usage
 
-__all__ = ["Comparison", "Options", "apply", "dry_run", "info", "recorded_parameters", "verify"]
+__all__ = ["Comparison", "Options", "SourceInfo", "apply", "dry_run", "info", "recorded_parameters", "verify"]
 
 
 def apply(source: str, dest: str, options: Options | None = None, observe: events.Observer = events.ignore) -> Report:
     """Write the leaky ReLU of the array file `source` to `dest` and a report beside it; returns the report.
 
     source: path of a `.npy` or `.npz` file, a Zarr array or group, a FIFO, or "-" for standard input. dest: path ending in `.npy`, `.npz`,
-    `.zarr` or `.zarr.zip`, or "-". The destination appears complete or not at all; what was under its name stays until then, and for good without `options.overwrite`.
+    `.zarr` or `.zarr.zip`, or "-". The destination appears complete or not at all; what was under its name stays until then, and for good
+    without `options.overwrite`.
     """
     with Job(source, dest, options or Options()) as job:
         return job.run(observe)
@@ -40,10 +42,24 @@ def dry_run(source: str, dest: str, options: Options | None = None) -> Plan:
         return job.plan
 
 
-def info(source: str) -> tuple[str, tuple[Member, ...], int | None]:
-    """What is at `source`: its format, its members, its size in bytes (None for a stream)."""
+@dataclass(frozen=True, slots=True)
+class SourceInfo:
+    """What is at a path. bytes: its size, None for a stream. usage: what each chunked array takes, by the member's key."""
+
+    format: str
+    members: tuple[Member, ...]
+    bytes: int | None
+    usage: dict[str, Usage]
+
+
+def info(source: str) -> SourceInfo:
+    """What is at `source`. No elements are read; the chunks of a Zarr are listed."""
     with contextlib.closing(storage.open_source(source)) as opened:
-        return opened.format, opened.members, opened.identity().get("bytes")
+        usage = {member.key: found for member in opened.members if (found := opened.usage(member)) is not None}
+        size = opened.identity().get("bytes")
+        if size is None and opened.format == "zarr":
+            size = sum(found.bytes for found in usage.values())
+        return SourceInfo(opened.format, opened.members, size, usage)
 
 
 def verify(source: str, dest: str, options: Options | None = None, observe: events.Observer = events.ignore) -> Comparison:

@@ -133,7 +133,9 @@ class Job:
         if self._format == "npy" or _family(self._format) == _family(self._source.format):
             return False
         if member.problem is not None:
-            raise type(member.problem)(f"{member.problem} (an array that is not chosen is copied, which this one cannot be from Zarr to npz)")
+            raise type(member.problem)(
+                f"{member.problem} (an array that is not chosen is copied, which this one cannot be from Zarr to npz)"
+            )
         return member.array is not None
 
     def _stored(self, member: Member) -> Callable[[], Presence | None]:
@@ -282,7 +284,13 @@ class Job:
 
     def _report(self, results: dict[str, ArrayResult], identity: dict[str, Any], written: int, when: tuple[datetime, float]) -> Report:
         arrays = tuple(
-            _array_report(member.array, self._members.get(member.key), results.get(member.key), self._results.get(member.key), self._pipelines.get(member.key) or None)
+            _array_report(
+                member.array,
+                self._members.get(member.key),
+                results.get(member.key),
+                self._results.get(member.key),
+                self._pipelines.get(member.key) or None,
+            )
             for member in self._source.members
             if member.array is not None and (member.key in results or self._format != "npy")
         )

@@ -63,7 +63,6 @@ class ArrayResult:
             self.fold(RegionResult((unit,), histograms, (), ()))
 
 
-
 class RegionTask(Generic[R]):
     """Reads, transforms and writes one region. Picklable; each thread that runs it keeps buffers of its own in it."""
 

@@ -313,7 +313,9 @@ class Plan:
         return sum(array.count for array in self.arrays)
 
 
-def plan_run(arrays: tuple[ArrayPlan[Any], ...], workers: int, baseline: int, bound: int | None = None, available: int | None = None) -> Plan:
+def plan_run(
+    arrays: tuple[ArrayPlan[Any], ...], workers: int, baseline: int, bound: int | None = None, available: int | None = None
+) -> Plan:
     """The plan with as many of the `workers` as the memory bound allows, and no more than there are regions.
 
     baseline: resident bytes of the process now. bound: bytes; by default `DEFAULT_BOUND`, or what one worker needs, up to half of the

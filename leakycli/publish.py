@@ -24,8 +24,8 @@ import sys
 from collections.abc import Iterator
 from types import TracebackType
 
-from leakycli.storage import is_zarr
 from leakycli.errors import LeakyError, StorageError, UsageError, shown, storage_error
+from leakycli.storage import is_zarr
 
 #: linux/fs.h and sys/stdio.h (macOS)
 _RENAME_NOREPLACE = 1
@@ -62,7 +62,15 @@ class Publication:
 
     def touched(self) -> tuple[str, ...]:
         """Every path that the run writes or removes."""
-        return self.dest, self.partial, self._folder, self.spool, self._journal, self._replaced, *(path for pair in self._companions for path in pair)
+        return (
+            self.dest,
+            self.partial,
+            self._folder,
+            self.spool,
+            self._journal,
+            self._replaced,
+            *(path for pair in self._companions for path in pair),
+        )
 
     def companion(self, temporary: str, final: str) -> None:
         """The file `temporary` is to be published as `final` right after the destination, as the report is, or to be removed."""

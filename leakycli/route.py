@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-
 from leakycli.plan import ArrayPlan, FlatPlan, GridPlan
 from leakycli.regions import Grid, Presence
 from leakycli.rule import Rule

@@ -22,7 +22,7 @@ def command(sources: tuple[str, ...], json: bool) -> None:
     failed = 0
     for source in sources:
         try:
-            values = info_values(source, *info(source))
+            values = info_values(source, info(source))
         except LeakyError as error:
             if len(sources) == 1:
                 raise

@@ -73,7 +73,9 @@ only = click.option(
 )
 skip = click.option("--skip", multiple=True, metavar="PATTERN", help="Copy the arrays of this name as they are; may be repeated.")
 to = click.option("--to", type=click.Choice(("npy", "npz", "zarr")), help="Format of the results in a folder, or of '-'.")
-chunks = click.option("--chunks", callback=_shape, metavar="N,N,...", help="Zarr: shape of a chunk. [default: as in SOURCE, else about 4 MiB]")
+chunks = click.option(
+    "--chunks", callback=_shape, metavar="N,N,...", help="Zarr: shape of a chunk. [default: as in SOURCE, else about 4 MiB]"
+)
 shards = click.option("--shards", callback=_shape, metavar="N,N,...", help="Zarr: shape of a shard. [default: as in SOURCE, else none]")
 compressor = click.option(
     "--compressor",
@@ -81,7 +83,9 @@ compressor = click.option(
     help="Zarr: none, zstd:5, gzip:6, blosc-lz4:5:shuffle. .npz: stored, deflate, deflate:1 to deflate:9. "
     "[default: as in SOURCE, else zstd for Zarr, stored for .npz]",
 )
-zarr_format = click.option("--zarr-format", type=click.Choice(("2", "3")), help="Zarr: version of the format. [default: as in SOURCE, else 3]")
+zarr_format = click.option(
+    "--zarr-format", type=click.Choice(("2", "3")), help="Zarr: version of the format. [default: as in SOURCE, else 3]"
+)
 no_provenance = click.option("--no-provenance", is_flag=True, help="Zarr: leave out the attribute that says what was done.")
 dry_run = click.option("--dry-run", is_flag=True, allow_from_autoenv=False, help="Check everything, show the plan, write nothing.")
 report = click.option(

@@ -16,9 +16,10 @@ from leakycli.report.model import ArrayReport, Distribution, Report
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from leakycli.api import SourceInfo
     from leakycli.comparison import Comparison
     from leakycli.plan import Plan
-    from leakycli.storage import Member
+    from leakycli.storage import ArrayInfo, Usage
 
 _BARS = "▁▂▃▄▅▆▇█"
 _COLUMNS = 24
@@ -52,6 +53,7 @@ def render_report(report: Report, stream: TextIO) -> None:
         console,
         f"{_bytes(cost.bytes_read)} read, {_bytes(cost.bytes_written)} written in {cost.seconds:.2f} s ({_bytes(cost.throughput)}/s), "
         f"workers {cost.workers}, peak memory {_bytes(cost.memory_measured)} of {_bytes(cost.memory_bound)}"
+        + (f", codecs by {cost.codec_pipeline}" if cost.codec_pipeline else "")
         + (", verified" if report.verified else ""),
     )
     for warning in report.warnings:
@@ -81,10 +83,7 @@ def plan_values(source: str, dest: str, plan: Plan) -> dict[str, Any]:
         "workers": plan.workers,
         "memory_bound": plan.memory.bound,
         "memory_projected": plan.memory.projected,
-        "arrays": [
-            {"name": shown(a.name), "elements": a.size, "part_elements": a.largest_part, "regions": a.count}
-            for a in plan.arrays
-        ],
+        "arrays": [{"name": shown(a.name), "elements": a.size, "part_elements": a.largest_part, "regions": a.count} for a in plan.arrays],
     }
 
 
@@ -99,12 +98,12 @@ def render_plan(values: dict[str, Any], stream: TextIO) -> None:
     _say(console, f"peak memory {_bytes(values['memory_projected'])} projected, bound {_bytes(values['memory_bound'])}")
 
 
-def info_values(path: str, format: str, members: tuple[Member, ...], size: int | None) -> dict[str, Any]:
+def info_values(path: str, found: SourceInfo) -> dict[str, Any]:
     """What `info` found as plain JSON values; bytes is None for a stream."""
     return {
         "path": shown(path),
-        "format": format,
-        "bytes": size,
+        "format": found.format,
+        "bytes": found.bytes,
         "arrays": [
             {
                 "name": shown(array.name),
@@ -115,31 +114,53 @@ def info_values(path: str, format: str, members: tuple[Member, ...], size: int |
                 "elements": array.size,
                 "bytes": array.nbytes,
             }
-            for member in members
+            | _chunked(array, found.usage.get(member.key))
+            for member in found.members
             if (array := member.array) is not None
         ],
-        "unsupported": [{"name": shown(m.name), "problem": shown(str(m.problem))} for m in members if m.problem is not None],
-        "others": [shown(m.key) for m in members if m.array is None and m.problem is None],
+        "unsupported": [{"name": shown(m.name), "problem": shown(str(m.problem))} for m in found.members if m.problem is not None],
+        "others": [shown(m.key) for m in found.members if m.array is None and m.problem is None],
+    }
+
+
+def _chunked(array: ArrayInfo, usage: Usage | None) -> dict[str, Any]:
+    if array.chunking is None:
+        return {}
+    return {
+        "chunks": list(array.chunking.chunks),
+        "shards": None if array.chunking.shards is None else list(array.chunking.shards),
+        "codecs": array.chunking.codecs,
+        "units_stored": None if usage is None else usage.stored,
+        "units": None if usage is None else usage.units,
+        "bytes_stored": None if usage is None else usage.bytes,
     }
 
 
 def render_info(values: dict[str, Any], stream: TextIO) -> None:
-    """What `info_values` says."""
+    """What `info_values` says; a hierarchy as a tree."""
     console = _console(stream)
     size = "a stream" if values["bytes"] is None else _bytes(values["bytes"])
     _say(console, f"{values['path']}: {values['format']}, {size}")
-    for array in values["arrays"]:
-        name = f"{array['name']}: " if array["name"] else ""
-        swapped = ", byte-swapped" if array["byte_order"] == "swapped" else ""
-        _say(
-            console,
-            f"  {name}{_shape(tuple(array['shape']))} {array['dtype']}, {array['order']} order{swapped}, "
-            f"{array['elements']:,} elements, {_bytes(array['bytes'])}",
-        )
-    for unsupported in values["unsupported"]:
-        _say(console, f"  {unsupported['name']}: not supported: {unsupported['problem']}")
-    for other in values["others"]:
-        _say(console, f"  {other}: no array")
+    zarr = values["format"].startswith("zarr")
+    lines = {array["name"]: _array_line(array) for array in values["arrays"]}
+    lines |= {unsupported["name"]: f"not supported: {unsupported['problem']}" for unsupported in values["unsupported"]}
+    lines |= {other: "group" if zarr else "no array" for other in values["others"] if other or not zarr}
+    for name in sorted(lines, key=lambda name: name.split("/")) if zarr else lines:
+        depth, label = (name.count("/"), name.rpartition("/")[2]) if zarr else (0, name)
+        _say(console, f"  {'  ' * depth}{f'{label}: ' if label else ''}{lines[name]}")
+
+
+def _array_line(array: dict[str, Any]) -> str:
+    swapped = ", byte-swapped" if array["byte_order"] == "swapped" else ""
+    line = f"{_shape(tuple(array['shape']))} {array['dtype']}, "
+    if "chunks" not in array:
+        return f"{line}{array['order']} order{swapped}, {array['elements']:,} elements, {_bytes(array['bytes'])}"
+    line += f"chunks {_shape(tuple(array['chunks']))}" + (f" in shards {_shape(tuple(array['shards']))}" if array["shards"] else "")
+    units = "shards" if array["shards"] else "chunks"
+    return (
+        f"{line}, {array['codecs']}{swapped}, {array['units_stored']:,} of {array['units']:,} {units} stored, "
+        f"{_bytes(array['bytes_stored'])} of {_bytes(array['bytes'])}"
+    )
 
 
 def comparison_values(comparison: Comparison) -> dict[str, Any]:

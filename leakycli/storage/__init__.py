@@ -11,7 +11,7 @@ import stat
 import zipfile
 
 from leakycli.errors import CorruptError, StorageError, UsageError, shown, storage_error
-from leakycli.storage.base import ArrayInfo, Chunking, Layout, Member, Reader, Source, Target, Writer
+from leakycli.storage.base import ArrayInfo, Chunking, Layout, Member, Reader, Source, Target, Usage, Writer
 from leakycli.storage.npy import NpySource, NpyStreamSource, NpyStreamTarget, NpyTarget, is_stream
 
 #: The formats that can be written, and the suffix that says each.
@@ -173,6 +173,7 @@ __all__ = [
     "Reader",
     "Source",
     "Target",
+    "Usage",
     "Writer",
     "check_layout",
     "compresses",

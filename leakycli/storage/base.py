@@ -43,6 +43,15 @@ class Chunking:
 
 
 @dataclass(frozen=True, slots=True)
+class Usage:
+    """What a chunked array takes: write units stored, of how many, in how many bytes (its documents too)."""
+
+    stored: int
+    units: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Layout:
     """How results are to be laid out, where not as their source is. Shapes in elements; see `Options`."""
 
@@ -143,7 +152,10 @@ class Writer(Protocol[Region]):
         ...
 
     def write(self, region: Region, y: Array, /) -> Any:
-        """Write the elements of `region`, in its shape and the array's memory order; what is returned goes to `commit`. y belongs to the caller again afterwards."""
+        """Write the elements of `region`, in its shape and the array's memory order; what is returned goes to `commit`.
+
+        y belongs to the caller again afterwards.
+        """
         ...
 
     def commit(self, payloads: list[Any]) -> None:
@@ -183,6 +195,10 @@ class Source(Protocol):
         """Which write units of a chunked array are stored; None for all."""
         ...
 
+    def usage(self, member: Member) -> Usage | None:
+        """What a chunked array takes; None for one that is not chunked."""
+        ...
+
     def copy_problem(self, member: Member, other: Source, there: Member) -> str | None:
         """How a copy of `member` in another source of the same format is none, in words; None where it is one."""
         ...
@@ -197,6 +213,16 @@ class Source(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+class FlatSource:
+    """What all sources of arrays that are not chunked have in common."""
+
+    def stored(self, member: Member) -> None:
+        return None
+
+    def usage(self, member: Member) -> None:
+        return None
 
 
 class Target(Protocol):

@@ -30,7 +30,7 @@ from numpy.lib import format as npy_format
 from leakycli.errors import CorruptError, LeakyError, SourceChangedError, UnsupportedError, shown, storage_error
 from leakycli.regions import Span
 from leakycli.rule import Rule, refuse_unsupported
-from leakycli.storage.base import Array, ArrayInfo, Member, Source
+from leakycli.storage.base import Array, ArrayInfo, FlatSource, Member, Source
 
 MAGIC = b"\x93NUMPY"
 
@@ -182,7 +182,7 @@ class NpyReader:
             self._fd = -1
 
 
-class NpySource:
+class NpySource(FlatSource):
     """A `.npy` file."""
 
     format = "npy"
@@ -214,9 +214,6 @@ class NpySource:
 
     def sequential(self, member: Member) -> bool:
         return False
-
-    def stored(self, member: Member) -> None:
-        return None
 
     def reader(self, member: Member) -> NpyReader:
         assert member.array is not None
@@ -272,7 +269,7 @@ class NpyStreamReader:
         pass
 
 
-class NpyStreamSource:
+class NpyStreamSource(FlatSource):
     """A `.npy` array that comes through a pipe: a FIFO, or standard input ("-")."""
 
     format = "npy"
@@ -296,9 +293,6 @@ class NpyStreamSource:
 
     def sequential(self, member: Member) -> bool:
         return True
-
-    def stored(self, member: Member) -> None:
-        return None
 
     def reader(self, member: Member) -> NpyStreamReader:
         assert member.array is not None

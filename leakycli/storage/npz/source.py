@@ -20,9 +20,9 @@ from isal import igzip_lib, isal_zlib
 
 from leakycli.errors import CorruptError, LeakyError, StorageError, UnsupportedError, shown, storage_error
 from leakycli.regions import Span
-from leakycli.storage.base import Array, ArrayInfo, Member, Source
-from leakycli.storage.npy import MAGIC, NpyReader, read_header
 from leakycli.storage import zip as z
+from leakycli.storage.base import Array, ArrayInfo, FlatSource, Member, Source
+from leakycli.storage.npy import MAGIC, NpyReader, read_header
 
 #: Bytes read from the archive at once.
 _CHUNK = 1 << 18
@@ -125,7 +125,7 @@ class Decompressed:
         return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=filters)
 
 
-class NpzSource:
+class NpzSource(FlatSource):
     """A `.npz` archive. Of several members with one name the last counts, as numpy has it."""
 
     format = "npz"
@@ -157,9 +157,6 @@ class NpzSource:
 
     def sequential(self, member: Member) -> bool:
         return self.entry(member).compress_type != z.STORED
-
-    def stored(self, member: Member) -> None:
-        return None
 
     def reader(self, member: Member) -> NpzStoredReader | NpzStreamReader:
         info, entry = member.array, self.entry(member)

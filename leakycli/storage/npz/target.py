@@ -17,9 +17,9 @@ from isal import isal_zlib
 from leakycli.errors import UnsupportedError, UsageError, storage_error
 from leakycli.regions import Span
 from leakycli.rule import Rule
+from leakycli.storage import zip as z
 from leakycli.storage.base import Array, ArrayInfo, Member, Source
 from leakycli.storage.npy import NpyWriter, header_bytes, write_all
-from leakycli.storage import zip as z
 from leakycli.storage.npz.source import NpzSource
 
 #: Level of new deflated members: ISA-L's, many times faster than zlib's 6 at about its size.

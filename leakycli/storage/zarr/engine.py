@@ -61,7 +61,11 @@ def _safe_for_zarrs(document: ArrayDocument) -> bool:
     fields = document.document
     if document.zarr_format == 2:
         compressor = fields.get("compressor")
-        return not fields.get("filters") and (compressor["id"] if compressor else None) in _ZARRS_COMPRESSORS and fields["fill_value"] is not None
+        return (
+            not fields.get("filters")
+            and (compressor["id"] if compressor else None) in _ZARRS_COMPRESSORS
+            and fields["fill_value"] is not None
+        )
     return _safe_codecs(fields["codecs"])
 
 

@@ -13,7 +13,7 @@ from zarr.core.buffer import default_buffer_prototype
 
 from leakycli.errors import CorruptError, LeakyError, SourceChangedError, UnsupportedError, shown
 from leakycli.regions import Box, Grid, Presence
-from leakycli.storage.base import Array, ArrayInfo, Chunking, Member, Source
+from leakycli.storage.base import Array, ArrayInfo, Chunking, Member, Source, Usage
 from leakycli.storage.zarr import engine, metadata
 from leakycli.storage.zarr.metadata import ArrayDocument
 from leakycli.storage.zarr.tree import DOCUMENTS, Tree, opened
@@ -64,6 +64,13 @@ class ZarrSource:
         presence = self._listed(member)
         return None if presence.count == presence.size else presence
 
+    def usage(self, member: Member) -> Usage | None:
+        if member.key not in self.documents:
+            return None
+        presence = self._listed(member)
+        size = sum(self.tree.size(entry.key) for entry in self.tree.walk(self.key(member)) if not entry.folder)
+        return Usage(presence.count, presence.size, size)
+
     def _listed(self, member: Member) -> Presence:
         found = self._presence.get(member.key)
         if found is None:
@@ -84,7 +91,8 @@ class ZarrSource:
     def copy_problem(self, member: Member, other: Source, there: Member) -> str | None:
         assert isinstance(other, ZarrSource)
         ours, theirs = (
-            {entry.key[len(key) + 1 if key else 0 :] for entry in own} for own, key in ((self.files(member), self.key(member)), (other.files(there), other.key(there)))
+            {entry.key[len(key) + 1 if key else 0 :] for entry in own}
+            for own, key in ((self.files(member), self.key(member)), (other.files(there), other.key(there)))
         )
         if ours != theirs:
             return f"has not the keys of its source: {shown(sorted(ours ^ theirs)[0])} is in one of them only"
@@ -125,12 +133,14 @@ class ZarrSource:
                 self._digest.update(f"{key}/{name}\0{len(text)}\0".encode("utf-8", "surrogateescape") + text)
         if not any(name in texts for name in DOCUMENTS):
             return
-        document = ("zarr.json" if "zarr.json" in texts else ".zarray" if ".zarray" in texts else ".zgroup")
+        document = "zarr.json" if "zarr.json" in texts else ".zarray" if ".zarray" in texts else ".zgroup"
         where = self.tree.where(f"{here}/{document}" if here else document)
         fields = _parsed(texts[document], where)
         node = fields.get("node_type") if document == "zarr.json" else "array" if document == ".zarray" else "group"
         if node == "array":
-            attributes = _parsed(texts[".zattrs"], self.tree.where(f"{here}/.zattrs")) if ".zattrs" in texts and document == ".zarray" else {}
+            attributes = (
+                _parsed(texts[".zattrs"], self.tree.where(f"{here}/.zattrs")) if ".zattrs" in texts and document == ".zarray" else {}
+            )
             yield self._array(key, fields, attributes, where)
             return
         if node != "group":
@@ -198,7 +208,9 @@ class ZarrReader:
         for number in self._grid.units(region):
             # zarr takes a chunk that is gone for one that never was.
             if number in self._stored and not self._tree.holds(self._chunk(number)):
-                raise SourceChangedError(f"{self._tree.where(self._chunk(number))}: was deleted while it was read; restore it and run again")
+                raise SourceChangedError(
+                    f"{self._tree.where(self._chunk(number))}: was deleted while it was read; restore it and run again"
+                )
         return x, None
 
     def _read(self, region: Box, x: Array) -> None:

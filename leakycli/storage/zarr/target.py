@@ -9,8 +9,10 @@ import json
 import os
 import re
 import shutil
+import warnings
 from typing import Any
 
+import numcodecs
 import numpy as np
 import zarr
 import zarr.codecs
@@ -57,7 +59,9 @@ def result_array(array: ArrayInfo, dtype: np.dtype[Any], layout: Layout, source:
             raise UsageError(f"{name}--shards is for Zarr format 3; format 2 has none")
         if any(s % c for s, c in zip(shards, chunks, strict=True)):
             raise UsageError(f"{name}shards {shards} are not made of whole chunks {chunks} (--shards, --chunks)")
-    compressor = layout.compressor or (had.codecs if had and had.codecs != "none" and _compressors(had.codecs, 3, quiet=True) else _COMPRESSOR if not had else "none")
+    compressor = layout.compressor or _COMPRESSOR
+    if layout.compressor is None and had is not None and (had.codecs == "none" or _compressors(had.codecs, 3, quiet=True) is not None):
+        compressor = had.codecs
     _compressors(compressor, 3)
     chunking = Chunking(chunks, shards, compressor, had.fill if had else None)
     return ArrayInfo(array.name, array.shape, dtype.newbyteorder("="), False, chunking)
@@ -109,20 +113,14 @@ def check_compressor(text: str | None) -> None:
 
 
 def _zstd(level: int, zarr_format: int) -> Any:
-    import numcodecs
-
     return (zarr.codecs.ZstdCodec(level=level),) if zarr_format == 3 else numcodecs.Zstd(level)
 
 
 def _gzip(level: int, zarr_format: int) -> Any:
-    import numcodecs
-
     return (zarr.codecs.GzipCodec(level=level),) if zarr_format == 3 else numcodecs.GZip(level)
 
 
 def _blosc(codec: str, level: int, shuffle: str, zarr_format: int) -> Any:
-    import numcodecs
-
     if zarr_format == 3:
         return (zarr.codecs.BloscCodec(cname=zarr.codecs.BloscCname(codec), clevel=level, shuffle=zarr.codecs.BloscShuffle(shuffle)),)
     return numcodecs.Blosc(codec, level, _SHUFFLES.index(shuffle))
@@ -135,7 +133,7 @@ class ZarrTarget:
         self._path, self._layout, self._packed = path, layout, packed
         self._folder = f"{path}.folder" if packed else path
         self.warnings: list[str] = []
-        self._groups: dict[str, ZarrSource] = {}
+        self._groups: set[str] = set()
         self._changed: dict[str, dict[str, Any]] = {}
         try:
             if packed:
@@ -148,7 +146,9 @@ class ZarrTarget:
         assert info.chunking is not None
         key = member.name if source.format != "npy" else ""
         parts = key.split("/")
-        if key and (any(part in ("", ".", "..") or part.startswith(("__", ".z")) for part in parts) or parts[-1] == "zarr.json" or "\0" in key):
+        if key and (
+            any(part in ("", ".", "..") or part.startswith(("__", ".z")) for part in parts) or parts[-1] == "zarr.json" or "\0" in key
+        ):
             raise UnsupportedError(f"array {shown(key)}: this name cannot be one in a Zarr hierarchy")
         fill = _result_fill(info, rule, source, member)
         mirror = mirrors(self._layout, source)
@@ -168,8 +168,8 @@ class ZarrTarget:
         return ZarrWriter(self._folder, key, info, self._document(key), write_empty)
 
     def _mirror(self, had: ArrayDocument, key: str, info: ArrayInfo, fill: np.generic | None, attributes: dict[str, Any]) -> None:
-        document, beside, warnings = metadata.adapt(had, info.dtype, fill, attributes)
-        self.warnings += [f"{f'array {shown(key)}: ' if key else ''}{warning}" for warning in warnings]
+        document, beside, said = metadata.adapt(had, info.dtype, fill, attributes)
+        self.warnings += [f"{f'array {shown(key)}: ' if key else ''}{warning}" for warning in said]
         if beside is None:
             self._changed[key] = {"zarr.json": document}
         else:
@@ -178,14 +178,14 @@ class ZarrTarget:
             if name != ".zattrs" or fields:
                 self._write_document(key, name, fields)
 
-    def _create(self, info: ArrayInfo, key: str, fill: np.generic | None, attributes: dict[str, Any], source: Source, member: Member) -> None:
+    def _create(
+        self, info: ArrayInfo, key: str, fill: np.generic | None, attributes: dict[str, Any], source: Source, member: Member
+    ) -> None:
         assert info.chunking is not None
         zarr_format = self._layout.zarr_format or _format_of(source, member)
         dimensions = source.documents[member.key].dimension_names if isinstance(source, ZarrSource) else None
         if dimensions is not None and zarr_format == 2:
             attributes.setdefault("_ARRAY_DIMENSIONS", list(dimensions))
-        import warnings
-
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             zarr.create_array(
@@ -220,7 +220,7 @@ class ZarrTarget:
         if (member.array is not None or member.problem is not None) and self._layout.zarr_format not in (None, _format_of(source, member)):
             raise UsageError(f"array {shown(member.name)}: is copied as it is, and so stays in its Zarr format; leave --zarr-format out")
         if member.array is None and member.problem is None:
-            self._groups[member.key] = source
+            self._groups.add(member.key)
         under = source.key(member)
         skip = len(under) + 1 if under else 0
         for entry in source.files(member):
@@ -228,7 +228,7 @@ class ZarrTarget:
 
     def finish(self) -> int:
         """Complete the groups' documents, and pack; returns the size in bytes."""
-        for group, source in sorted(self._groups.items(), reverse=True):
+        for group in sorted(self._groups, reverse=True):
             under = f"{group}/" if group else ""
             changed = {key[len(under) :]: documents for key, documents in self._changed.items() if key.startswith(under)}
             for name in ("zarr.json", ".zmetadata"):

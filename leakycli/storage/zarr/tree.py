@@ -16,11 +16,10 @@ from leakycli.errors import CorruptError, StorageError, shown, storage_error
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Something in a tree: a file of `size` bytes, or a folder."""
+    """Something in a tree: a file, or a folder. Not its size, which would cost a call for each of many chunks."""
 
     key: str
     folder: bool
-    size: int
 
 
 class Tree(Protocol):
@@ -49,6 +48,10 @@ class Tree(Protocol):
 
     def holds(self, key: str) -> bool:
         """Whether there is a file under `key`."""
+        ...
+
+    def size(self, key: str) -> int:
+        """Bytes of the file under `key`, 0 where it is gone."""
         ...
 
     def probe(self, key: str) -> None:
@@ -116,16 +119,18 @@ class FolderTree:
             with os.scandir(folder) as found:
                 for item in found:
                     inner = f"{key}/{item.name}" if key else item.name
-                    if item.is_dir():
-                        yield Entry(inner, True, 0)
-                    else:
-                        # Not the size: it would cost a call for each of many chunks.
-                        yield Entry(inner, False, 0)
+                    yield Entry(inner, item.is_dir())
         except OSError as error:
             raise storage_error(error, folder, "cannot read") from None
 
     def holds(self, key: str) -> bool:
         return os.path.isfile(os.path.join(self.path, key))
+
+    def size(self, key: str) -> int:
+        try:
+            return os.path.getsize(os.path.join(self.path, key))
+        except OSError:
+            return 0
 
     def probe(self, key: str) -> None:
         with open(os.path.join(self.path, key), "rb") as file:
@@ -181,15 +186,18 @@ class ZipTree:
     def children(self, key: str) -> list[Entry]:
         under = f"{key}/" if key else ""
         names = {name[len(under) :].partition("/")[0] for name in (*self._sizes, *self._folders) if name.startswith(under)} - {""}
-        return [Entry(under + name, under + name in self._folders, self._sizes.get(under + name, 0)) for name in sorted(names)]
+        return [Entry(under + name, under + name in self._folders) for name in sorted(names)]
 
     def walk(self, key: str) -> Iterator[Entry]:
         under = f"{key}/" if key else ""
-        yield from (Entry(name, True, 0) for name in sorted(self._folders) if name.startswith(under) and name != key)
-        yield from (Entry(name, False, size) for name, size in self._sizes.items() if name.startswith(under))
+        yield from (Entry(name, True) for name in sorted(self._folders) if name.startswith(under) and name != key)
+        yield from (Entry(name, False) for name in self._sizes if name.startswith(under))
 
     def holds(self, key: str) -> bool:
         return key in self._sizes
+
+    def size(self, key: str) -> int:
+        return self._sizes.get(key, 0)
 
     def probe(self, key: str) -> None:
         self.read(key)
