@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import zarr
 
 import leakycli
 from leakycli import errors
@@ -32,6 +34,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("a", "big", "layer1", "layer2"):
         np.save(tmp_path / f"{name}.npy", x)
     np.savez(tmp_path / "layers.npz", conv1=x, labels=np.arange(3))
+    acts = zarr.open_group(tmp_path / "acts.zarr", mode="w")
+    acts.create_array("conv1", data=x, chunks=(100,))
     (tmp_path / "results").mkdir()
     (tmp_path / "run1" / "deep").mkdir(parents=True)
     np.save(tmp_path / "run1" / "deep" / "c.npy", x)
@@ -53,6 +57,8 @@ def test_every_line_of_the_usage_block_works(folder: Path) -> None:
         for used in ("b.npy", "b.npz", "half.npy", "conv1.npy", "out.npy", "out.npz"):
             if line.startswith("leakycli apply"):
                 (folder / used).unlink(missing_ok=True)
+                for store in ("b.zarr", "leaky.zarr"):
+                    shutil.rmtree(folder / store, ignore_errors=True)
         if line.startswith("leakycli verify"):
             leakycli.apply("a.npy", "b.npy")
         done = subprocess.run(["sh", "-ec", line], env=env, capture_output=True, timeout=60)
