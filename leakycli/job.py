@@ -118,7 +118,7 @@ class Job:
         arrays = []
         for member in self._source.members:
             array, rule = member.array, self._members.get(member.key)
-            if array is None or (rule is None and not self._carried(member)):
+            if (rule is None and not self._carried(member)) or array is None:
                 continue
             result = result_info(array, rule, self._format, self._options.layout, self._source, member)
             self._results[member.key] = result

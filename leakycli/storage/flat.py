@@ -37,9 +37,10 @@ def runs(box: Box, info: ArrayInfo) -> Iterator[Span]:
         return
     strides = [prod(shape[i + 1 :]) for i in range(len(shape))]
     length = (stop[axis] - start[axis]) * inner
-    for _, piece in cuts(tuple(b - a for a, b in zip(start[:axis], stop[:axis], strict=True)), 1) if axis else [(0, ())]:
-        at = sum((a + s.start) * n for a, s, n in zip(start, piece, strides, strict=False) if isinstance(s, slice))
-        at += start[axis] * strides[axis]
+    first = sum(a * n for a, n in zip(start[: axis + 1], strides, strict=False))
+    outer = tuple(b - a for a, b in zip(start[:axis], stop[:axis], strict=True))
+    for _, piece in cuts(outer, 1):
+        at = first + sum(s.start * n for s, n in zip(piece, strides, strict=False) if isinstance(s, slice))
         yield Span(at, at + length)
 
 

@@ -1,0 +1,108 @@
+"""Chunk grids: every element that is to be worked on is covered exactly once, however units are joined."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from leakycli.plan import GridPlan
+from leakycli.regions import Box, Grid, Presence, Span, cuts
+from leakycli.storage import ArrayInfo
+from leakycli.storage.flat import runs
+
+LENGTHS = st.integers(0, 13)
+
+
+@st.composite
+def grids(draw: st.DrawFn) -> Grid:
+    shape = tuple(draw(st.lists(LENGTHS, max_size=3)))
+    return Grid(shape, tuple(draw(st.integers(1, 6)) for _ in shape), draw(st.booleans()))
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> GridPlan:
+    grid = draw(grids())
+    stored = None
+    if draw(st.booleans()):
+        stored = Presence(grid.size)
+        for number in draw(st.sets(st.integers(0, max(grid.size - 1, 0)))) if grid.size else ():
+            stored.add(number)
+    slabs = stored is None and draw(st.booleans())
+    plan = GridPlan.of("", grid, (4, 4), 0, (False, False), slabs, stored, 1.0)
+    return plan.fitted(draw(st.integers(1, 3)), draw(st.sampled_from([0, 500, 1 << 30])))
+
+
+@given(plans())
+def test_parts_and_units_cover_each_element_that_is_stored_exactly_once(plan: GridPlan) -> None:
+    by_part, by_unit = np.zeros(plan.grid.shape, int), np.zeros(plan.grid.shape, int)
+    addresses = []
+    for region in plan.regions():
+        for part in plan.parts(region):
+            assert 0 < part.size <= plan.largest_part
+            by_part[part.slices or ...] += 1
+            for selection, start in plan.units(part):
+                by_unit[part.slices or ...][selection] += 1
+                addresses.append(start)
+    expected = np.ones(plan.grid.shape, int)
+    if plan.stored is not None:
+        for number in range(plan.grid.size):
+            expected[plan.grid.box(plan.grid.index(number)).slices or ...] = number in plan.stored
+    assert (by_part == expected).all()
+    assert (by_unit == expected).all()
+    # The order of units, and so every sum, does not depend on how they were joined.
+    assert addresses == sorted(addresses)
+    assert len(addresses) == (plan.grid.size if plan.stored is None else plan.stored.count)
+
+
+@given(plans(), st.data())
+def test_an_element_of_a_unit_is_found_again_by_its_index(plan: GridPlan, data: st.DataObject) -> None:
+    regions = list(plan.regions())
+    if not regions:
+        return
+    x = np.arange(np.prod(plan.grid.shape, dtype=int)).reshape(plan.grid.shape)
+    part = next(plan.parts(data.draw(st.sampled_from(regions))))
+    selection, _ = next(plan.units(part))
+    unit = x[part.slices or ...][selection]
+    position = data.draw(st.integers(0, unit.size - 1))
+    assert x[plan.index(part, selection, unit.shape, position)] == unit.reshape(-1)[position]
+
+
+@given(grids())
+def test_numbers_and_indices_of_units_are_inverse(grid: Grid) -> None:
+    assert [grid.number(grid.index(number)) for number in range(grid.size)] == list(range(grid.size))
+    assert list(grid.units(Box((0,) * len(grid.shape), grid.shape))) == list(range(grid.size))
+
+
+@given(st.integers(0, 70_000), st.sets(st.integers(0, 69_999), max_size=5), st.integers(0, 70_000))
+def test_the_first_stored_unit_is_found(size: int, numbers: set[int], start: int) -> None:
+    presence = Presence(size)
+    inside = sorted(number for number in numbers if number < size)
+    for number in (*inside, *inside):
+        presence.add(number)
+    assert presence.count == len(inside)
+    assert presence.first(start) == next((number for number in inside if number >= start), None)
+
+
+@given(st.lists(LENGTHS, max_size=4), st.integers(1, 40))
+def test_cuts_are_runs_of_the_c_order_that_cover_everything(shape: list[int], most: int) -> None:
+    x = np.arange(np.prod(shape, dtype=int)).reshape(shape)
+    seen = []
+    for at, piece in cuts(tuple(shape), most):
+        values = x[piece].reshape(-1)
+        assert 0 < values.size <= most
+        assert values[0] == at
+        seen += values.tolist()
+    assert seen == list(range(x.size))
+
+
+@given(grids(), st.booleans())
+def test_the_runs_of_a_box_are_its_elements_in_the_buffers_order(grid: Grid, fortran: bool) -> None:
+    info = ArrayInfo("", grid.shape, np.dtype("int64"), fortran)
+    order = "F" if fortran else "C"
+    x = np.arange(info.size).reshape(grid.shape, order=order)
+    for number in range(grid.size):
+        box = grid.box(grid.index(number))
+        found = [np.arange(run.start, run.stop) for run in runs(box, info)]
+        assert (np.concatenate(found) == x[box.slices or ...].reshape(-1, order=order)).all()
+        assert all(isinstance(run, Span) for run in runs(box, info))
