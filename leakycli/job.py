@@ -202,8 +202,8 @@ class Job:
                 if plan is not None:
                     rule = self._members.get(member.key)
                     with (
-                        contextlib.closing(target.writer(self._results[member.key], self._source, member, rule)) as writer,
                         contextlib.closing(self._source.reader(member)) as reader,
+                        contextlib.closing(target.writer(self._results[member.key], self._source, member, rule)) as writer,
                     ):
                         names = {getattr(end, "pipeline", None) for end in (reader, writer)} - {None}
                         self._pipelines[member.key] = " and ".join(sorted(map(str, names)))

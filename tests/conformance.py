@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leakycli.regions import Span, spans
+from leakycli.regions import Box, Grid, Span, spans
 from leakycli.storage import Reader, Writer
 
 Array = NDArray[Any]
@@ -31,7 +31,7 @@ def cuts(size: int) -> list[list[Span]]:
     return [list(spans(0, size, step)) for step in sorted({1 + size // 7, 1 + size // 2, max(size, 1)})]
 
 
-def check_reader(opened: Callable[[], Reader], expected: Array) -> None:
+def check_reader(opened: Callable[[], Reader[Span]], expected: Array) -> None:
     """`opened` gives a new reader of an array that holds `expected`."""
     elements = flat(expected)
     for regions in cuts(expected.size):
@@ -54,7 +54,7 @@ def check_reader(opened: Callable[[], Reader], expected: Array) -> None:
         reader.close()
 
 
-def _check_region(reader: Reader, region: Span, elements: Array) -> None:
+def _check_region(reader: Reader[Span], region: Span, elements: Array) -> None:
     itemsize = elements.itemsize
     fetched = None
     if reader.sequential:
@@ -71,7 +71,7 @@ def _check_region(reader: Reader, region: Span, elements: Array) -> None:
     reader.commit(tokens)
 
 
-def _check_any_order_any_thread(reader: Reader, elements: Array) -> None:
+def _check_any_order_any_thread(reader: Reader[Span], elements: Array) -> None:
     regions = list(spans(0, elements.size, 1 + elements.size // 23))
 
     def read(span: Span) -> bool:
@@ -82,7 +82,7 @@ def _check_any_order_any_thread(reader: Reader, elements: Array) -> None:
         assert all(pool.map(read, regions[::-1] + regions))
 
 
-def check_writer(opened: Callable[[], Writer], written: Callable[[], Array], expected: Array) -> None:
+def check_writer(opened: Callable[[], Writer[Span]], written: Callable[[], Array], expected: Array) -> None:
     """`opened` gives a writer to a new target for an array like `expected`; `written` completes the target and reads it by other means."""
     elements = flat(expected)
     for regions in cuts(expected.size):
@@ -114,7 +114,7 @@ def check_writer(opened: Callable[[], Writer], written: Callable[[], Array], exp
     assert same(flat(written()), elements)
 
 
-def _write_any_order_any_thread(writers: tuple[Writer, ...], elements: Array) -> None:
+def _write_any_order_any_thread(writers: tuple[Writer[Span], ...], elements: Array) -> None:
     """Threads write last regions first; the commits come in order."""
     regions = list(spans(0, elements.size, 1 + elements.size // 23))
 
@@ -126,6 +126,73 @@ def _write_any_order_any_thread(writers: tuple[Writer, ...], elements: Array) ->
         payloads = list(pool.map(write, list(enumerate(regions))[::-1]))[::-1]
     for payload in payloads:
         writers[0].commit([payload])
+
+
+def _boxes(grid: Grid) -> list[list[Box]]:
+    """Several ways to cut a grid into boxes of whole units: one by one, joined, all at once."""
+    ways = []
+    for most in (1, 3, max(grid.size, 1)):
+        joined = grid.joined(most)
+        coarse = Grid(grid.shape, tuple(u * k for u, k in zip(grid.unit, joined, strict=True)), grid.reverse)
+        ways.append([coarse.box(coarse.index(number)) for number in range(coarse.size)])
+    return ways
+
+
+def check_box_reader(opened: Callable[[], Reader[Box]], expected: Array, grid: Grid) -> None:
+    """`opened` gives a new reader, by boxes of `grid`, of an array that holds `expected`."""
+    for boxes in _boxes(grid):
+        reader = opened()
+        assert (reader.info.shape, reader.info.dtype) == (expected.shape, expected.dtype)
+        for box in boxes:
+            found, token = reader.read(box, np.empty(box.size * expected.itemsize + 5, np.uint8))
+            assert found.shape == box.shape
+            assert same(np.ascontiguousarray(found), np.ascontiguousarray(expected[box.slices or ...]))
+            reader.commit([token])
+        reader.finish()
+        reader.close()
+        reader.close()
+    reader = opened()
+    copy = pickle.loads(pickle.dumps(reader))
+    for one in (reader, copy):
+
+        def read(box: Box, one: Reader[Box] = one) -> bool:
+            found, _ = one.read(box, np.empty(box.size * expected.itemsize, np.uint8))
+            return same(np.ascontiguousarray(found), np.ascontiguousarray(expected[box.slices or ...]))
+
+        with ThreadPoolExecutor(4) as pool:
+            assert all(pool.map(read, _boxes(grid)[0][::-1] + _boxes(grid)[1]))
+        one.close()
+
+
+def check_box_writer(opened: Callable[[], Writer[Box]], written: Callable[[], Array], expected: Array, grid: Grid) -> None:
+    """`opened` gives a writer to a new target, by boxes of `grid`; `written` completes the target and reads it by other means."""
+    for boxes in _boxes(grid):
+        writer = opened()
+        for box in boxes:
+            order = "F" if writer.info.fortran else "C"
+            scratch = np.array(expected[box.slices or ...], order=order)  # type: ignore[call-overload]
+            payload = writer.write(box, scratch)
+            scratch.fill(77)
+            writer.commit([payload])
+        writer.finish()
+        writer.close()
+        writer.close()
+        assert same(np.ascontiguousarray(written()), np.ascontiguousarray(expected))
+    writer = opened()
+    copy = pickle.loads(pickle.dumps(writer))
+    boxes = _boxes(grid)[0]
+
+    def write(numbered: tuple[int, Box]) -> None:
+        i, box = numbered
+        order = "F" if writer.info.fortran else "C"
+        (writer, copy)[i % 2].write(box, np.array(expected[box.slices or ...], order=order))  # type: ignore[call-overload]
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, list(enumerate(boxes))[::-1]))
+    copy.close()
+    writer.finish()
+    writer.close()
+    assert same(np.ascontiguousarray(written()), np.ascontiguousarray(expected))
 
 
 class BoomError(Exception):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shutil
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -14,13 +15,17 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+import zarr
 from numpy.typing import NDArray
 
 from leakycli.executors import InlineExecutor, local_executor
-from leakycli.storage import ArrayInfo, Member, Reader, Source, Writer, open_source
+from leakycli.regions import Grid
+from leakycli.storage import ArrayInfo, Layout, Member, Reader, Source, Writer, open_source
+from leakycli.storage.flat import BoxReader, BoxWriter
 from leakycli.storage.npy import NpyStreamSource, NpyStreamTarget, NpyTarget
 from leakycli.storage.npz import Compressor, NpzTarget
-from tests.conformance import check_executor, check_reader, check_writer
+from leakycli.storage.zarr import ZarrTarget, result_array
+from tests.conformance import check_box_reader, check_box_writer, check_executor, check_reader, check_writer
 
 Array = NDArray[Any]
 
@@ -80,7 +85,7 @@ def test_npy_reader(array: Array, tmp_path: Path) -> None:
     np.save(path, array)
     source = open_source(path)
 
-    def opened() -> Reader:
+    def opened() -> Reader[Any]:
         return source.reader(source.members[0])
 
     check_reader(opened, array)
@@ -91,7 +96,7 @@ def test_npy_stream_reader(array: Array, tmp_path: Path, pipes: Callable[[bytes]
     np.save(saved, array)
     sources = []
 
-    def opened() -> Reader:
+    def opened() -> Reader[Any]:
         fd = pipes(saved.getvalue())
         source = NpyStreamSource(f"/dev/fd/{fd}")
         os.close(fd)
@@ -106,7 +111,7 @@ def test_npy_stream_reader(array: Array, tmp_path: Path, pipes: Callable[[bytes]
 def test_npy_writer(array: Array, tmp_path: Path) -> None:
     path = tmp_path / "a.npy"
 
-    def opened() -> Writer:
+    def opened() -> Writer[Any]:
         path.unlink(missing_ok=True)
         return NpyTarget(str(path)).writer(info_of(array), *NOWHERE)
 
@@ -121,7 +126,7 @@ def test_npy_stream_writer(array: Array, tmp_path: Path) -> None:
     path = tmp_path / "stream"
     fds: list[int] = []
 
-    def opened() -> Writer:
+    def opened() -> Writer[Any]:
         fds.append(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600))
         return NpyStreamTarget(fds[-1]).writer(info_of(array), *NOWHERE)
 
@@ -152,7 +157,7 @@ def test_npz_writer(array: Array, compressor: str, stream: bool, tmp_path: Path)
     path = tmp_path / "a.npz"
     targets: list[NpzTarget] = []
 
-    def opened() -> Writer:
+    def opened() -> Writer[Any]:
         path.unlink(missing_ok=True)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600) if stream else None
         targets.append(NpzTarget(str(path), Compressor.parse(compressor), fd))
@@ -169,6 +174,64 @@ def test_npz_writer(array: Array, compressor: str, stream: bool, tmp_path: Path)
         return found
 
     check_writer(opened, written, array)
+
+
+LAYOUTS: dict[str, dict[str, Any]] = {"v2": {"zarr_format": 2}, "v3": {}, "sharded": {}, "raw": {"compressors": ()}, "zip": {}}
+
+
+def unit_of(array: Array, factor: int = 1) -> tuple[int, ...]:
+    return tuple(max(1, n * factor // 3) if n < 1000 else 40_000 for n in array.shape)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_zarr_reader(array: Array, layout: str, tmp_path: Path) -> None:
+    if layout == "v3" and not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    chunks = unit_of(array)
+    sharded = layout == "sharded" and array.ndim > 0
+    shards = tuple(2 * n for n in chunks) if sharded else None
+    path = tmp_path / ("a.zarr.zip" if layout == "zip" else "a.zarr")
+    native = array if layout == "v2" else array.astype(array.dtype.newbyteorder("="))
+    store: Any = zarr.storage.ZipStore(path, mode="w") if layout == "zip" else path
+    zarr.create_array(store, data=native, chunks=chunks, shards=shards, **LAYOUTS[layout])
+    if layout == "zip":
+        store.close()
+    with contextlib.closing(open_source(str(path))) as source:
+        check_box_reader(lambda: source.reader(source.members[0]), native, Grid(array.shape, shards or chunks))
+
+
+@pytest.mark.parametrize("layout", ["v2", "v3", "sharded", "raw"])
+def test_zarr_writer(array: Array, layout: str, tmp_path: Path) -> None:
+    native = array.astype(array.dtype.newbyteorder("="))
+    path, chunks = tmp_path / "out.zarr", unit_of(array)
+    shards = tuple(2 * n for n in chunks) if layout == "sharded" and array.ndim else None
+    np.save(tmp_path / "a.npy", native)
+    source = open_source(str(tmp_path / "a.npy"))
+    given = Layout(chunks, shards, "none" if layout == "raw" else "zstd:1", 2 if layout == "v2" else 3)
+
+    def opened() -> Writer[Any]:
+        shutil.rmtree(path, ignore_errors=True)
+        info = result_array(info_of(native), native.dtype, given, source, source.members[0])
+        return ZarrTarget(str(path), given).writer(info, source, source.members[0])
+
+    def written() -> Array:
+        return np.asarray(zarr.open_array(path, mode="r")[...])
+
+    check_box_writer(opened, written, native, Grid(array.shape, shards or chunks))
+
+
+def test_boxes_of_a_flat_file(array: Array, tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    np.save(path, array)
+    source = open_source(str(path))
+    grid = Grid(array.shape, unit_of(array))
+    check_box_reader(lambda: BoxReader(source.reader(source.members[0])), array, grid)
+
+    def opened() -> Writer[Any]:
+        path.unlink(missing_ok=True)
+        return BoxWriter(NpyTarget(str(path)).writer(info_of(array), *NOWHERE))
+
+    check_box_writer(opened, lambda: cast("Array", np.load(path)), array, grid)
 
 
 @pytest.mark.parametrize(

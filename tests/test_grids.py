@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -99,7 +101,7 @@ def test_cuts_are_runs_of_the_c_order_that_cover_everything(shape: list[int], mo
 @given(grids(), st.booleans())
 def test_the_runs_of_a_box_are_its_elements_in_the_buffers_order(grid: Grid, fortran: bool) -> None:
     info = ArrayInfo("", grid.shape, np.dtype("int64"), fortran)
-    order = "F" if fortran else "C"
+    order: Literal["C", "F"] = "F" if fortran else "C"
     x = np.arange(info.size).reshape(grid.shape, order=order)
     for number in range(grid.size):
         box = grid.box(grid.index(number))

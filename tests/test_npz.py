@@ -525,8 +525,8 @@ def test_an_archive_is_known_by_its_content_not_its_name(tmp_path: Path) -> None
     run(source, tmp_path / "out.npy")
     assert same(np.load(tmp_path / "out.npy"), expected(PLAIN["a.npy"]))
     found = info(str(source))
-    assert found[0] == "npz"
-    assert [member.name for member in found[1]] == ["a"]
+    assert found.format == "npz"
+    assert [member.name for member in found.members] == ["a"]
 
 
 def test_a_file_whose_folder_has_an_odd_name(tmp_path: Path) -> None:

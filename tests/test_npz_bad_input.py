@@ -274,7 +274,7 @@ def test_a_kind_without_a_leaky_relu_is_refused_when_chosen_and_copied_when_not(
     assert raw(dest, "x.npy") == raw(source, "x.npy")
     assert same(np.load(BytesIO(members(dest)["y.npy"])), defined(X))
     assert verify(str(source), str(dest), Options(only=("y",))).equal
-    assert info(str(source))[0] == "npz"
+    assert info(str(source)).format == "npz"
     assert sorted(os.listdir(tmp_path)) == ["in.npz", "out.npz", "out.npz.report.json"]
 
 
