@@ -227,6 +227,15 @@ def check_transformable(document: ArrayDocument, where: str) -> None:
         raise type(error)(f"{where}: {error}") from None
 
 
+def outermost_codec(document: ArrayDocument) -> str:
+    """The codec that a chunk as it is stored comes out of; "" for none."""
+    fields = document.document
+    if document.zarr_format == 3:
+        return _codecs(fields["codecs"])[-1][0]
+    codec = fields.get("compressor")
+    return "" if codec is None else codec["id"]
+
+
 def _all_codecs(document: ArrayDocument) -> list[tuple[str, Document]]:
     fields = document.document
     if document.zarr_format == 3:

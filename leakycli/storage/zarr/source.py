@@ -181,6 +181,7 @@ class ZarrReader:
             self._store = tree.store()
             chosen = engine.pipeline(document, tree.files)
             self.pipeline = chosen.name
+            self._blosc = metadata.outermost_codec(document) == "blosc" and not chosen.name.startswith("zarrs")
             self._array: zarr.Array[Any] = engine.open_array(self._store, key, document, chosen)
         except Exception as error:
             raise self._unopened(error) from None
@@ -206,12 +207,22 @@ class ZarrReader:
         except Exception as error:
             raise self._diagnosed(region, error) from None
         for number in self._grid.units(region):
-            # zarr takes a chunk that is gone for one that never was.
-            if number in self._stored and not self._tree.holds(self._chunk(number)):
-                raise SourceChangedError(
-                    f"{self._tree.where(self._chunk(number))}: was deleted while it was read; restore it and run again"
-                )
+            if number in self._stored:
+                self._check(self._chunk(number))
         return x, None
+
+    def _check(self, key: str) -> None:
+        """Raise what zarr passes over.
+
+        A chunk that is gone it takes for one that never was; of a blosc chunk
+        that is cut off the decoder reads on in whatever memory follows.
+        """
+        if not self._tree.holds(key):
+            raise SourceChangedError(f"{self._tree.where(key)}: was deleted while it was read; restore it and run again")
+        if self._blosc:
+            header = self._tree.head(key, 16)
+            if len(header) < 16 or int.from_bytes(header[12:], "little") > self._tree.size(key):
+                raise CorruptError(f"{self._tree.where(key)}: cannot be decoded: it is cut off")
 
     def _read(self, region: Box, x: Array) -> None:
         self._array.get_basic_selection(region.slices, out=self._prototype.nd_buffer.from_numpy_array(x))
@@ -227,7 +238,7 @@ class ZarrReader:
             try:
                 # A pipeline in another language may not tell what the system said.
                 if number in self._stored:
-                    self._tree.probe(self._chunk(number))
+                    self._tree.head(self._chunk(number), 1)
                 self._read(box, np.empty(box.shape, self.info.dtype))
             except Exception as inner:
                 return engine.explained(inner, where, "cannot read")

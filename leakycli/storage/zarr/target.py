@@ -122,7 +122,9 @@ def _gzip(level: int, zarr_format: int) -> Any:
 
 def _blosc(codec: str, level: int, shuffle: str, zarr_format: int) -> Any:
     if zarr_format == 3:
-        return (zarr.codecs.BloscCodec(cname=zarr.codecs.BloscCname(codec), clevel=level, shuffle=zarr.codecs.BloscShuffle(shuffle)),)
+        # Names were enumerations and are strings; both versions take strings.
+        names: dict[str, Any] = {"cname": codec, "shuffle": shuffle}
+        return (zarr.codecs.BloscCodec(clevel=level, **names),)
     return numcodecs.Blosc(codec, level, _SHUFFLES.index(shuffle))
 
 

@@ -54,8 +54,8 @@ class Tree(Protocol):
         """Bytes of the file under `key`, 0 where it is gone."""
         ...
 
-    def probe(self, key: str) -> None:
-        """Raise OSError where the file under `key` cannot be opened."""
+    def head(self, key: str, size: int) -> bytes:
+        """The first `size` bytes of the file under `key`. Raises OSError where it cannot be opened."""
         ...
 
     def identity(self) -> dict[str, Any]:
@@ -132,9 +132,9 @@ class FolderTree:
         except OSError:
             return 0
 
-    def probe(self, key: str) -> None:
-        with open(os.path.join(self.path, key), "rb") as file:
-            file.read(1)
+    def head(self, key: str, size: int) -> bytes:
+        with open(os.path.join(self.path, key), "rb", buffering=0) as file:
+            return file.read(size)
 
     def identity(self) -> dict[str, Any]:
         return {}
@@ -199,8 +199,8 @@ class ZipTree:
     def size(self, key: str) -> int:
         return self._sizes.get(key, 0)
 
-    def probe(self, key: str) -> None:
-        self.read(key)
+    def head(self, key: str, size: int) -> bytes:
+        return (self.read(key) or b"")[:size]
 
     def identity(self) -> dict[str, Any]:
         try:
