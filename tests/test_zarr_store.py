@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Any, cast
@@ -384,3 +386,29 @@ print(cost.memory_measured <= cost.memory_projected <= cost.memory_bound)
 """
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "in.zarr"), str(tmp_path / dest)], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("True\n", "")
+
+
+@pytest.mark.parametrize("dest", ["out.zarr", "out.zarr.zip"])
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
+def test_a_run_that_is_killed_leaves_nothing_under_its_name(how: signal.Signals, dest: str, tmp_path: Path) -> None:
+    x = RNG.standard_normal((6000, 1000)).astype("f4")
+    zarr.create_array(tmp_path / "in.zarr", data=x, chunks=(100, 1000), compressors=zarr.codecs.GzipCodec(level=9))
+    out = tmp_path / dest
+    command = [sys.executable, "-m", "leakycli", "apply", "in.zarr", dest]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    # Once it is at work: the journal is there, and a chunk or more.
+    deadline = time.monotonic() + 60
+    while not any("partial" in str(path) and path.is_file() for path in tmp_path.glob(f"{dest}.partial*/c/*/*")):
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(how)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == -how
+    assert not out.exists()
+    if how == signal.SIGTERM:
+        assert said.count("\n") == 1
+        assert left_over(tmp_path) == []
+    leakycli.apply(str(tmp_path / "in.zarr"), str(out))
+    assert same(load(out), leaky_relu(x))
+    assert left_over(tmp_path) == []
