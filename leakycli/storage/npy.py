@@ -94,10 +94,10 @@ def _parse(header: bytes, version: int, array: str) -> ArrayInfo:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd literals
             try:
-                fields = ast.literal_eval(text.strip())
+                fields = ast.literal_eval(text)
             except SyntaxError:
                 # Python 2 wrote its long integers as 3L.
-                fields = ast.literal_eval(re.sub(r"\b(\d+)L\b", r"\1", text.strip()))
+                fields = ast.literal_eval(re.sub(r"\b(\d+)L\b", r"\1", text))
     # A hostile literal can exhaust the parser in several ways.
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         raise CorruptError("has a malformed header: it is no Python dict literal") from None
