@@ -52,8 +52,9 @@ def array_plan(
     flat = [end for end in ends if end.chunking is None]
     grid = Grid(array.shape, chunking.unit, reverse=any(end.fortran for end in flat))
     same = array.chunking is not None and result.chunking is not None and array.chunking.unit == result.chunking.unit
-    present = stored() if stored is not None and same else None
-    return GridPlan.of(key, grid, itemsizes, scratch, ordered, bool(flat), present, _CODECS + beside)
+    # Listed here in any case, so that a chunk that goes missing after this is missed.
+    present = stored() if stored is not None and array.chunking is not None else None
+    return GridPlan.of(key, grid, itemsizes, scratch, ordered, bool(flat), present if same else None, _CODECS + beside)
 
 
 def fitting_reader(plan: ArrayPlan[Any], reader: Reader[Any], spool: str) -> Reader[Any]:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numcodecs
 import numpy as np
 import pytest
 import zarr
@@ -195,10 +196,11 @@ def test_a_loop_of_links(tmp_path: Path) -> None:
     refused(tmp_path / "in.zarr", LeakyError, "in.zarr")
 
 
+@pytest.mark.parametrize("dest", ["dest.zarr", "dest.npy", "dest.npz"])
 @pytest.mark.parametrize("change", ["chunk", "metadata"])
-def test_a_source_that_changes_during_the_run(change: str, tmp_path: Path) -> None:
+def test_a_source_that_changes_during_the_run(change: str, dest: str, tmp_path: Path) -> None:
     source = store(tmp_path / "in.zarr")
-    with Job(str(source), str(tmp_path / "dest.zarr"), Options()) as job:
+    with Job(str(source), str(tmp_path / dest), Options()) as job:
         if change == "chunk":
             (source / "c/2/1").unlink()
         else:
@@ -209,8 +211,6 @@ def test_a_source_that_changes_during_the_run(change: str, tmp_path: Path) -> No
 
 
 def test_lossy_filters_are_dropped_with_a_warning(tmp_path: Path) -> None:
-    import numcodecs
-
     array = zarr.create_array(
         tmp_path / "in.zarr", shape=X.shape, dtype="f4", chunks=(10, 10), zarr_format=2, filters=[numcodecs.Quantize(1, "f4")]
     )
@@ -220,6 +220,18 @@ def test_lossy_filters_are_dropped_with_a_warning(tmp_path: Path) -> None:
     assert any("quantize" in warning for warning in report.warnings)
     found = np.asarray(zarr.open_array(tmp_path / "out.zarr", mode="r")[...])
     assert found.tobytes() == leaky_relu(stored).tobytes()
+
+
+def test_a_grid_without_end_costs_no_memory(tmp_path: Path) -> None:
+    source = store(tmp_path / "in.zarr")
+    edit(source / "zarr.json", shape=[1 << 31, 1 << 31], chunk_grid={"name": "regular", "configuration": {"chunk_shape": [1, 1]}})
+    refused(source, UnsupportedError, "chunks")
+
+
+def test_codecs_that_the_fast_pipeline_does_not_know_go_by_the_other(tmp_path: Path) -> None:
+    for n, compressor in enumerate(({"id": "zlib", "level": 1}, {"id": "lz4", "acceleration": 1}, {"id": "bz2", "level": 1})):
+        source = store(tmp_path / f"{n}.zarr", 2, compressors=numcodecs.get_codec(compressor))
+        leakycli.apply(str(source), str(tmp_path / f"{n}-out.zarr"), Options(verify=True))
 
 
 def test_the_command_line_says_it_in_one_line(tmp_path: Path) -> None:

@@ -80,20 +80,33 @@ def _safe_codecs(codecs: list[Any]) -> bool:
     return True
 
 
-def open_array(store: Store, key: str, document: ArrayDocument, chosen: Pipeline, write_empty: bool | None = None) -> zarr.Array[Any]:
-    """The array under `key`. write_empty: to be written to, and whether chunks of nothing but fill values are stored.
+def open_array(
+    store: Store, key: str, document: ArrayDocument, files: bool, write_empty: bool | None = None
+) -> tuple[zarr.Array[Any], str]:
+    """The array under `key`, and the name of the codec pipeline that it got.
 
+    files: whether it is kept in plain files. write_empty: to be written to, and whether chunks of nothing but fill values are stored.
     Raises what zarr raises on a document that it does not take.
     """
+    chosen = pipeline(document, files)
+    try:
+        return _opened(store, key, document, chosen, write_empty), chosen.name
+    except Exception:
+        if not chosen.name.startswith("zarrs"):
+            raise
+        # It knows fewer codecs and fewer of their options, and says so when the array is opened.
+        return _opened(store, key, document, _DEFAULT, write_empty), _DEFAULT.name
+
+
+def _opened(store: Store, key: str, document: ArrayDocument, chosen: Pipeline, write_empty: bool | None) -> zarr.Array[Any]:
     config = {"array.order": "C", "array.write_empty_chunks": bool(write_empty), **chosen.config}
     with _OPENING, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of parts of the format that are not final
         if chosen.name.startswith("zarrs"):
             importlib.import_module("zarrs")
         with zarr.config.set(config):
-            return zarr.open_array(
-                store, path=key, mode="r" if write_empty is None else "r+", zarr_format=2 if document.zarr_format == 2 else 3
-            )
+            mode: Any = "r" if write_empty is None else "r+"
+            return zarr.open_array(store, path=key, mode=mode, zarr_format=2 if document.zarr_format == 2 else 3)
 
 
 def explained(error: Exception, where: str, doing: str) -> LeakyError:

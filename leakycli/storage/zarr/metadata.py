@@ -218,11 +218,11 @@ def check_transformable(document: ArrayDocument, where: str) -> None:
     try:
         if document.dtype is None:
             hint = " (convert it to float32 first)" if "float" in document.dtype_name else ""
-            raise UnsupportedError(f"type {shown(document.dtype_name)} is not supported; only floats and integers are{hint}")
+            raise UnsupportedError(f"type {shown(document.dtype_name)[:80]} is not supported; only floats and integers are{hint}")
         refuse_unsupported(document.dtype)
         for name, _ in _all_codecs(document):
             if name not in _LOSSLESS | _LOSSY:
-                raise UnsupportedError(f"codec {shown(name)} is not known, so that its array can be copied but not transformed")
+                raise UnsupportedError(f"codec {shown(name)[:80]} is not known, so that its array can be copied but not transformed")
     except LeakyError as error:
         raise type(error)(f"{where}: {error}") from None
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import zarr
 from zarr.core.buffer import default_buffer_prototype
 
 from leakycli.errors import CorruptError, LeakyError, SourceChangedError, UnsupportedError, shown
@@ -20,6 +19,10 @@ from leakycli.storage.zarr.tree import DOCUMENTS, Tree, opened
 
 #: Largest metadata document read, in bytes.
 _LONGEST_DOCUMENT = 64 << 20
+
+
+#: Most write units of an array: one bit of memory each.
+_MOST_UNITS = 1 << 34
 
 
 class ZarrSource:
@@ -76,6 +79,9 @@ class ZarrSource:
         if found is None:
             document, under = self.documents[member.key], self.key(member)
             grid = Grid(document.shape, document.unit)
+            if grid.size > _MOST_UNITS:
+                where = self.tree.where(under)
+                raise UnsupportedError(f"{where}: has {grid.size} chunks, more than {_MOST_UNITS} are not kept track of")
             found = Presence(grid.size)
             skip = len(under) + 1 if under else 0
             for entry in self.tree.walk(under):
@@ -138,15 +144,15 @@ class ZarrSource:
         fields = _parsed(texts[document], where)
         node = fields.get("node_type") if document == "zarr.json" else "array" if document == ".zarray" else "group"
         if node == "array":
-            attributes = (
-                _parsed(texts[".zattrs"], self.tree.where(f"{here}/.zattrs")) if ".zattrs" in texts and document == ".zarray" else {}
-            )
+            attributes = {}
+            if ".zattrs" in texts and document == ".zarray":
+                attributes = _parsed(texts[".zattrs"], self.tree.where(f"{here}/.zattrs" if here else ".zattrs"))
             yield self._array(key, fields, attributes, where)
             return
         if node != "group":
             raise CorruptError(f"{where}: its node_type is neither array nor group")
         if ".zmetadata" in texts:
-            _parsed(texts[".zmetadata"], self.tree.where(f"{here}/.zmetadata"))
+            _parsed(texts[".zmetadata"], self.tree.where(f"{here}/.zmetadata" if here else ".zmetadata"))
         yield Member(key, key)
         for entry in self.tree.children(here):
             if entry.folder:
@@ -179,10 +185,8 @@ class ZarrReader:
         self._grid = Grid(document.shape, document.unit)
         try:
             self._store = tree.store()
-            chosen = engine.pipeline(document, tree.files)
-            self.pipeline = chosen.name
-            self._blosc = metadata.outermost_codec(document) == "blosc" and not chosen.name.startswith("zarrs")
-            self._array: zarr.Array[Any] = engine.open_array(self._store, key, document, chosen)
+            self._array, self.pipeline = engine.open_array(self._store, key, document, tree.files)
+            self._blosc = metadata.outermost_codec(document) == "blosc" and not self.pipeline.startswith("zarrs")
         except Exception as error:
             raise self._unopened(error) from None
         self._prototype = default_buffer_prototype()

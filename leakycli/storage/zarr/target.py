@@ -312,9 +312,7 @@ class ZarrWriter:
         self._parts = folder, key, info, document, write_empty
         self._folder, self._key, self._document = folder, key, document
         self._grid = Grid(document.shape, document.unit)
-        chosen = engine.pipeline(document, files=True)
-        self.pipeline = chosen.name
-        self._array = engine.open_array(LocalStore(folder), key, document, chosen, write_empty)
+        self._array, self.pipeline = engine.open_array(LocalStore(folder), key, document, True, write_empty)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), self._parts
