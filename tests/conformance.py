@@ -128,71 +128,104 @@ def _write_any_order_any_thread(writers: tuple[Writer[Span], ...], elements: Arr
         writers[0].commit([payload])
 
 
-def _boxes(grid: Grid) -> list[list[Box]]:
-    """Several ways to cut a grid into boxes of whole units: one by one, joined, all at once."""
+def _boxes(grid: Grid, slabs: bool = False) -> list[list[Box]]:
+    """Several ways to cut a grid into boxes of whole units: one by one (or thinnest slabs), joined, all at once."""
+    slowest = (grid.counts[-1] if grid.reverse else grid.counts[0]) if grid.counts else 1
+    least = max(grid.size // max(slowest, 1), 1) if slabs else 1
     ways = []
-    for most in (1, 3, max(grid.size, 1)):
+    for most in (least, 3 * least, max(grid.size, 1)):
         joined = grid.joined(most)
         coarse = Grid(grid.shape, tuple(u * k for u, k in zip(grid.unit, joined, strict=True)), grid.reverse)
         ways.append([coarse.box(coarse.index(number)) for number in range(coarse.size)])
     return ways
 
 
+def _part(expected: Array, box: Box, fortran: bool) -> Array:
+    """A copy of what is in `box`, in that memory order."""
+    return np.array(expected[box.slices or ...], order="F" if fortran else "C")
+
+
+def _same_values(found: Array, expected: Array) -> bool:
+    return found.shape == expected.shape and same(np.ascontiguousarray(found), np.ascontiguousarray(expected))
+
+
 def check_box_reader(opened: Callable[[], Reader[Box]], expected: Array, grid: Grid) -> None:
-    """`opened` gives a new reader, by boxes of `grid`, of an array that holds `expected`."""
-    for boxes in _boxes(grid):
+    """`opened` gives a new reader, by boxes of `grid` (slabs, where it is sequential), of an array that holds `expected`."""
+    probe = opened()
+    sequential = probe.sequential
+    probe.close()
+    for boxes in _boxes(grid, slabs=sequential):
         reader = opened()
         assert (reader.info.shape, reader.info.dtype) == (expected.shape, expected.dtype)
         for box in boxes:
-            found, token = reader.read(box, np.empty(box.size * expected.itemsize + 5, np.uint8))
-            assert found.shape == box.shape
-            assert same(np.ascontiguousarray(found), np.ascontiguousarray(expected[box.slices or ...]))
+            # A buffer may be larger than the box, and holds anything; what is fetched has just its size.
+            buffer = np.full(box.size * expected.itemsize + (0 if sequential else 5), 0xA5, np.uint8)
+            if sequential:
+                reader.fetch(box, buffer)
+            found, token = reader.read(box, buffer)
+            assert _same_values(found, expected[box.slices or ...])
+            # It is viewed in the buffer: the memory that was planned for.
+            assert not found.size or np.may_share_memory(found, buffer)
             reader.commit([token])
         reader.finish()
         reader.close()
         reader.close()
+    if sequential:
+        return
     reader = opened()
     copy = pickle.loads(pickle.dumps(reader))
     for one in (reader, copy):
 
         def read(box: Box, one: Reader[Box] = one) -> bool:
             found, _ = one.read(box, np.empty(box.size * expected.itemsize, np.uint8))
-            return same(np.ascontiguousarray(found), np.ascontiguousarray(expected[box.slices or ...]))
+            return _same_values(found, expected[box.slices or ...])
 
         with ThreadPoolExecutor(4) as pool:
             assert all(pool.map(read, _boxes(grid)[0][::-1] + _boxes(grid)[1]))
         one.close()
 
 
-def check_box_writer(opened: Callable[[], Writer[Box]], written: Callable[[], Array], expected: Array, grid: Grid) -> None:
-    """`opened` gives a writer to a new target, by boxes of `grid`; `written` completes the target and reads it by other means."""
-    for boxes in _boxes(grid):
-        writer = opened()
+def check_box_writer(
+    opened: Callable[[], Writer[Box]], written: Callable[[], Array], expected: Array, grid: Grid, pickled: bool = True
+) -> None:
+    """`opened` gives a writer to a new target, by boxes of `grid` (slabs, where it is sequential).
+
+    `written` completes the target and reads it by other means. pickled: a writer that is not sequential can be sent elsewhere.
+    """
+    probe = opened()
+    sequential = probe.sequential
+    for boxes in _boxes(grid, slabs=sequential):
+        probe.close()
+        writer = probe = opened()
+        assert writer.info.shape == expected.shape
         for box in boxes:
-            order = "F" if writer.info.fortran else "C"
-            scratch = np.array(expected[box.slices or ...], order=order)  # type: ignore[call-overload]
+            scratch = _part(expected, box, writer.info.fortran)
             payload = writer.write(box, scratch)
+            # The caller's memory is its own again after the call.
             scratch.fill(77)
             writer.commit([payload])
         writer.finish()
         writer.close()
         writer.close()
-        assert same(np.ascontiguousarray(written()), np.ascontiguousarray(expected))
+        assert _same_values(written(), expected)
     writer = opened()
-    copy = pickle.loads(pickle.dumps(writer))
-    boxes = _boxes(grid)[0]
+    writers = (writer, pickle.loads(pickle.dumps(writer))) if pickled and not sequential else (writer,)
+    boxes = _boxes(grid, slabs=sequential)[0]
 
-    def write(numbered: tuple[int, Box]) -> None:
+    def write(numbered: tuple[int, Box]) -> Any:
         i, box = numbered
-        order = "F" if writer.info.fortran else "C"
-        (writer, copy)[i % 2].write(box, np.array(expected[box.slices or ...], order=order))  # type: ignore[call-overload]
+        return writers[i % len(writers)].write(box, _part(expected, box, writer.info.fortran))
 
+    # Threads write the last boxes first; the commits come in order.
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(write, list(enumerate(boxes))[::-1]))
-    copy.close()
+        payloads = list(pool.map(write, list(enumerate(boxes))[::-1]))[::-1]
+    for payload in payloads:
+        writer.commit([payload])
+    for one in writers[1:]:
+        one.close()
     writer.finish()
     writer.close()
-    assert same(np.ascontiguousarray(written()), np.ascontiguousarray(expected))
+    assert _same_values(written(), expected)
 
 
 class BoomError(Exception):

@@ -9,6 +9,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Timings never decide a test: a busy machine is no defect.
+settings.register_profile("leakycli", deadline=None)
+settings.load_profile("leakycli")
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from leakycli.executors import InlineExecutor, local_executor
 from leakycli.regions import Grid
 from leakycli.storage import ArrayInfo, Layout, Member, Reader, Source, Writer, open_source
-from leakycli.storage.flat import BoxReader, BoxWriter
+from leakycli.storage.flat import BoxReader, BoxWriter, SpoolingWriter, spooled
 from leakycli.storage.npy import NpyStreamSource, NpyStreamTarget, NpyTarget
 from leakycli.storage.npz import Compressor, NpzTarget
 from leakycli.storage.zarr import ZarrTarget, result_array
@@ -232,6 +232,51 @@ def test_boxes_of_a_flat_file(array: Array, tmp_path: Path) -> None:
         return BoxWriter(NpyTarget(str(path)).writer(info_of(array), *NOWHERE))
 
     check_box_writer(opened, lambda: cast("Array", np.load(path)), array, grid)
+
+
+def flat_grid(array: Array) -> Grid:
+    """As a plan has it for a flat side: units numbered in the order of the buffer."""
+    return Grid(array.shape, unit_of(array), reverse=info_of(array).fortran)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA])
+@pytest.mark.parametrize("spool", [False, True])
+def test_boxes_of_a_member_of_an_archive(array: Array, method: int, spool: bool, tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    saved = io.BytesIO()
+    np.save(saved, array)
+    with zipfile.ZipFile(path, "w", method) as archive:
+        archive.writestr("x.npy", saved.getvalue())
+    with contextlib.closing(open_source(str(path))) as source:
+
+        def opened() -> Reader[Any]:
+            reader = source.reader(source.members[0])
+            return BoxReader(spooled(reader, str(tmp_path / "spool")) if spool else reader)
+
+        assert opened().sequential == (method != zipfile.ZIP_STORED and not spool)
+        check_box_reader(opened, array, flat_grid(array))
+
+
+@pytest.mark.parametrize("compressor", ["stored", "deflate:1"])
+@pytest.mark.parametrize("spool", [False, True])
+def test_boxes_to_a_member_of_an_archive(array: Array, compressor: str, spool: bool, tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    targets: list[NpzTarget] = []
+
+    def opened() -> Writer[Any]:
+        path.unlink(missing_ok=True)
+        targets.append(NpzTarget(str(path), Compressor.parse(compressor), None))
+        writer = targets[-1].writer(info_of(array), *NOWHERE)
+        return SpoolingWriter(writer, str(tmp_path / "spool")) if spool else BoxWriter(writer)
+
+    def written() -> Array:
+        assert targets[-1].finish() == path.stat().st_size
+        targets[-1].close()
+        with np.load(path) as archive:
+            found: Array = archive["arr_0"]
+        return found
+
+    check_box_writer(opened, written, array, flat_grid(array), pickled=not spool)
 
 
 @pytest.mark.parametrize(
