@@ -149,12 +149,15 @@ def _same_values(found: Array, expected: Array) -> bool:
     return found.shape == expected.shape and same(np.ascontiguousarray(found), np.ascontiguousarray(expected))
 
 
-def check_box_reader(opened: Callable[[], Reader[Box]], expected: Array, grid: Grid) -> None:
-    """`opened` gives a new reader, by boxes of `grid` (slabs, where it is sequential), of an array that holds `expected`."""
+def check_box_reader(opened: Callable[[], Reader[Box]], expected: Array, grid: Grid, ordered: bool = False) -> None:
+    """`opened` gives a new reader, by boxes of `grid`, of an array that holds `expected`.
+
+    ordered: the plan gives it slabs, front to back; so it does to all that are sequential.
+    """
     probe = opened()
     sequential = probe.sequential
     probe.close()
-    for boxes in _boxes(grid, slabs=sequential):
+    for boxes in _boxes(grid, slabs=sequential or ordered):
         reader = opened()
         assert (reader.info.shape, reader.info.dtype) == (expected.shape, expected.dtype)
         for box in boxes:
@@ -186,15 +189,23 @@ def check_box_reader(opened: Callable[[], Reader[Box]], expected: Array, grid: G
 
 
 def check_box_writer(
-    opened: Callable[[], Writer[Box]], written: Callable[[], Array], expected: Array, grid: Grid, pickled: bool = True
+    opened: Callable[[], Writer[Box]],
+    written: Callable[[], Array],
+    expected: Array,
+    grid: Grid,
+    *,
+    ordered: bool = False,
+    pickled: bool = True,
 ) -> None:
-    """`opened` gives a writer to a new target, by boxes of `grid` (slabs, where it is sequential).
+    """`opened` gives a writer to a new target, by boxes of `grid`.
 
-    `written` completes the target and reads it by other means. pickled: a writer that is not sequential can be sent elsewhere.
+    `written` completes the target and reads it by other means. ordered: the plan gives it slabs, front to back; so it does to all that are
+    sequential. pickled: a writer that is not sequential can be sent elsewhere.
     """
     probe = opened()
     sequential = probe.sequential
-    for boxes in _boxes(grid, slabs=sequential):
+    slabs = sequential or ordered
+    for boxes in _boxes(grid, slabs):
         probe.close()
         writer = probe = opened()
         assert writer.info.shape == expected.shape
@@ -210,7 +221,7 @@ def check_box_writer(
         assert _same_values(written(), expected)
     writer = opened()
     writers = (writer, pickle.loads(pickle.dumps(writer))) if pickled and not sequential else (writer,)
-    boxes = _boxes(grid, slabs=sequential)[0]
+    boxes = _boxes(grid, slabs)[0]
 
     def write(numbered: tuple[int, Box]) -> Any:
         i, box = numbered
