@@ -65,7 +65,12 @@ def changed(before: Document, after: Document) -> set[str]:
 
 
 def shards(*codecs: Document, shape: tuple[int, ...] = (5, 5), **more: Any) -> Document:
-    configuration = {"chunk_shape": list(shape), "codecs": list(codecs), "index_codecs": [BYTES, {"name": "crc32c"}], "index_location": "start"}
+    configuration = {
+        "chunk_shape": list(shape),
+        "codecs": list(codecs),
+        "index_codecs": [BYTES, {"name": "crc32c"}],
+        "index_location": "start",
+    }
     return {"name": "sharding_indexed", "configuration": configuration | more}
 
 
@@ -100,14 +105,16 @@ def test_what_may_be_left_out_is() -> None:
 def test_an_extension_that_need_not_be_understood_is_kept() -> None:
     document = v3(extra={"must_understand": False, "a": 1})
     assert adapt(parsed(document), np.dtype("f8"), None)[0]["extra"] == {"must_understand": False, "a": 1}
-    with pytest.raises(UnsupportedError, match="here: .*extra"):
+    with pytest.raises(UnsupportedError, match=r"here: .*extra"):
         parsed(v3(extra={"a": 1}))
 
 
 def test_axes_without_elements() -> None:
     assert parsed(v2(shape=[0, 3], chunks=[0, 3])).unit == (1, 3)
     assert parsed(v2(shape=[], chunks=[])).chunk_key(()) == "0"
-    assert parsed(v3(shape=[], chunk_grid={"name": "regular", "configuration": {"chunk_shape": []}}, dimension_names=[])).chunk_key(()) == "c"
+    assert (
+        parsed(v3(shape=[], chunk_grid={"name": "regular", "configuration": {"chunk_shape": []}}, dimension_names=[])).chunk_key(()) == "c"
+    )
 
 
 @pytest.mark.parametrize("name", ["lz4", "acme.magic", "numcodecs.acme"])
@@ -118,7 +125,7 @@ def test_only_codecs_that_are_known_are_transformed(name: str, nested: bool) -> 
     if name == "lz4":
         check_transformable(found, "here")
         return
-    with pytest.raises(UnsupportedError, match="here: codec .*(acme)"):
+    with pytest.raises(UnsupportedError, match=r"here: codec .*(acme)"):
         check_transformable(found, "here")
 
 
@@ -175,7 +182,15 @@ def bits(value: np.generic) -> bytes:
 @pytest.mark.parametrize("name", FLOATS)
 def test_fill_values_of_floats(name: str) -> None:
     dtype = np.dtype(name)
-    for text, number in (("NaN", math.nan), ("Infinity", math.inf), ("-Infinity", -math.inf), (0, 0.0), (-0.0, -0.0), (1.5, 1.5), (-3, -3.0)):
+    for text, number in (
+        ("NaN", math.nan),
+        ("Infinity", math.inf),
+        ("-Infinity", -math.inf),
+        (0, 0.0),
+        (-0.0, -0.0),
+        (1.5, 1.5),
+        (-3, -3.0),
+    ):
         assert bits(decode_fill(text, dtype)) == bits(dtype.type(number))
     assert encode_fill(dtype.type(np.nan), 3) == encode_fill(dtype.type(np.nan), 2) == "NaN"
     assert encode_fill(dtype.type(np.inf), 3) == "Infinity"
@@ -183,7 +198,9 @@ def test_fill_values_of_floats(name: str) -> None:
     assert str(encode_fill(dtype.type(-0.0), 3)) == "-0.0"
 
 
-@pytest.mark.parametrize(("name", "payload"), [("float16", "0x7e01"), ("float32", "0x7fc00001"), ("float32", "0xffc00000"), ("float64", "0xfff8000000000123")])
+@pytest.mark.parametrize(
+    ("name", "payload"), [("float16", "0x7e01"), ("float32", "0x7fc00001"), ("float32", "0xffc00000"), ("float64", "0xfff8000000000123")]
+)
 def test_a_nan_keeps_its_payload(name: str, payload: str) -> None:
     found = decode_fill(payload, np.dtype(name))
     assert math.isnan(float(found))
@@ -255,7 +272,9 @@ def test_only_what_knows_of_the_type_changes(name: str, nested: bool) -> None:
     after, beside, warnings = adapt(parsed(document), dtype, dtype.type(7))
     assert document == before
     assert (beside, warnings) == (None, ())
-    assert changed(before, after) == {"fill_value"} | (set() if name == "float32" else {"data_type"}) | (set() if dtype.itemsize == 4 else {"codecs"})
+    assert changed(before, after) == {"fill_value"} | (set() if name == "float32" else {"data_type"}) | (
+        set() if dtype.itemsize == 4 else {"codecs"}
+    )
     assert (after["data_type"], after["fill_value"]) == (name, 7)
     (had,), (got,) = ([x["codecs"] if not nested else x["codecs"][0]["configuration"]["codecs"]] for x in (before, after))
     assert got[0] == BYTES
@@ -354,7 +373,12 @@ def test_attributes_are_those_given() -> None:
 
 def test_consolidated_metadata_of_version_3_have_the_changed_documents_only() -> None:
     inner = {"a": v3(), "g/b": v3(), "g": {"zarr_format": 3, "node_type": "group"}}
-    group = {"zarr_format": 3, "node_type": "group", "attributes": {"x": 1}, "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": inner}}
+    group = {
+        "zarr_format": 3,
+        "node_type": "group",
+        "attributes": {"x": 1},
+        "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": inner},
+    }
     before, new = copy.deepcopy(group), v3(data_type="float64")
     updated = update_consolidated(group, {"g/b": {"zarr.json": new}, "not there": {"zarr.json": new}})
     assert group == before
@@ -366,12 +390,17 @@ def test_consolidated_metadata_of_version_2_have_the_changed_documents_only() ->
     inner: Document = {".zgroup": {"zarr_format": 2}, "a/.zarray": v2(), "a/.zattrs": {"u": 1}, "b/.zarray": v2(), ".zattrs": {}}
     group = {"zarr_consolidated_format": 1, "metadata": inner}
     new = v2(dtype="<f8")
-    updated = update_consolidated(group, {"a": {".zarray": new, ".zattrs": {"u": 2}}, "b": {".zarray": new, ".zattrs": {}}, "c": {".zarray": new, ".zattrs": {}}})
+    updated = update_consolidated(
+        group, {"a": {".zarray": new, ".zattrs": {"u": 2}}, "b": {".zarray": new, ".zattrs": {}}, "c": {".zarray": new, ".zattrs": {}}}
+    )
     assert updated["metadata"] == inner | {"a/.zarray": new, "a/.zattrs": {"u": 2}, "b/.zarray": new}
     updated = update_consolidated(group, {"b": {".zarray": new, ".zattrs": {"leakycli": 1}}})
     assert updated["metadata"] == inner | {"b/.zarray": new, "b/.zattrs": {"leakycli": 1}}
 
 
-@pytest.mark.parametrize("group", [{}, {"consolidated_metadata": None}, {"consolidated_metadata": []}, {"consolidated_metadata": {"metadata": 5}}, {"metadata": []}])
+@pytest.mark.parametrize(
+    "group",
+    [{}, {"consolidated_metadata": None}, {"consolidated_metadata": []}, {"consolidated_metadata": {"metadata": 5}}, {"metadata": []}],
+)
 def test_what_has_no_consolidated_metadata_stays(group: Document) -> None:
     assert update_consolidated(group, {"a": {"zarr.json": v3()}}) == group

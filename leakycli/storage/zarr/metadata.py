@@ -18,6 +18,7 @@ from leakycli.regions import Index
 from leakycli.rule import refuse_unsupported
 
 Document = dict[str, Any]
+Codecs = list[tuple[str, Document]]
 
 _V3_TYPES = {
     name: np.dtype(name)
@@ -227,21 +228,20 @@ def check_transformable(document: ArrayDocument, where: str) -> None:
         raise type(error)(f"{where}: {error}") from None
 
 
-def outermost_codec(document: ArrayDocument) -> str:
-    """The codec that a chunk as it is stored comes out of; "" for none."""
+def codec_chain(document: ArrayDocument, codecs: Any = None) -> Codecs:
+    """The codecs that a chunk goes through when it is stored, in that order; or those of `codecs`, a part of a version 3 document.
+
+    Raises CorruptError where they are malformed.
+    """
     fields = document.document
-    if document.zarr_format == 3:
-        return _codecs(fields["codecs"])[-1][0]
-    codec = fields.get("compressor")
-    return "" if codec is None else codec["id"]
+    if codecs is not None or document.zarr_format == 3:
+        return _codecs(fields["codecs"] if codecs is None else codecs)
+    chain = [*(fields.get("filters") or ()), *(() if fields.get("compressor") is None else (fields["compressor"],))]
+    return [(codec["id"].removeprefix("numcodecs."), codec) for codec in chain]
 
 
-def _all_codecs(document: ArrayDocument) -> list[tuple[str, Document]]:
-    fields = document.document
-    if document.zarr_format == 3:
-        return _flattened(_codecs(fields["codecs"]), keep_sharding=True)
-    codecs = [*(fields.get("filters") or ()), *(() if fields.get("compressor") is None else (fields["compressor"],))]
-    return [(codec["id"].removeprefix("numcodecs."), codec) for codec in codecs]
+def _all_codecs(document: ArrayDocument) -> Codecs:
+    return _flattened(codec_chain(document), keep_sharding=True)
 
 
 def adapt(
@@ -421,14 +421,14 @@ def _named(value: Any, key: str) -> tuple[str, Document]:
     raise CorruptError(f"has a malformed {key}: {_brief(value)}")
 
 
-def _codecs(value: Any) -> list[tuple[str, Document]]:
+def _codecs(value: Any) -> Codecs:
     if not isinstance(value, list) or not value:
         raise CorruptError(f"has malformed codecs: {_brief(value)}")
     named = [_named(codec, "codecs") for codec in value]
     return [(name.removeprefix("numcodecs."), configuration) for name, configuration in named]
 
 
-def _flattened(codecs: list[tuple[str, Document]], keep_sharding: bool = False) -> list[tuple[str, Document]]:
+def _flattened(codecs: Codecs, keep_sharding: bool = False) -> Codecs:
     """The codecs, with those inside shards in the place of the sharding."""
     flat = []
     for name, configuration in codecs:

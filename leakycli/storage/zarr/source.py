@@ -15,6 +15,7 @@ from leakycli.regions import Box, Grid, Presence
 from leakycli.storage.base import Array, ArrayInfo, Chunking, Member, Source, Usage
 from leakycli.storage.zarr import engine, metadata
 from leakycli.storage.zarr.metadata import ArrayDocument
+from leakycli.storage.zarr.soundness import Inspector
 from leakycli.storage.zarr.tree import DOCUMENTS, Tree, opened
 
 #: Largest metadata document read, in bytes.
@@ -186,7 +187,7 @@ class ZarrReader:
         try:
             self._store = tree.store()
             self._array, self.pipeline = engine.open_array(self._store, key, document, tree.files)
-            self._blosc = metadata.outermost_codec(document) == "blosc" and not self.pipeline.startswith("zarrs")
+            self._inspector = Inspector(document)
         except Exception as error:
             raise self._unopened(error) from None
         self._prototype = default_buffer_prototype()
@@ -206,27 +207,34 @@ class ZarrReader:
 
     def read(self, region: Box, buffer: Array) -> tuple[Array, None]:
         x: Array = buffer[: region.size * self.info.dtype.itemsize].view(self.info.dtype).reshape(region.shape)
+        keys = [self._chunk(number) for number in self._grid.units(region) if number in self._stored]
+        for key in keys:
+            self._inspect(key)
         try:
             self._read(region, x)
         except Exception as error:
             raise self._diagnosed(region, error) from None
-        for number in self._grid.units(region):
-            if number in self._stored:
-                self._check(self._chunk(number))
+        for key in keys:
+            # What is gone zarr takes for what never was.
+            if not self._tree.holds(key):
+                raise self._gone(key)
         return x, None
 
-    def _check(self, key: str) -> None:
-        """Raise what zarr passes over.
+    def _inspect(self, key: str) -> None:
+        """Raise what the decoders pass over, and what the system says; a pipeline in another language may not tell it."""
+        where = self._tree.where(key)
+        try:
+            with self._tree.open(key) as file:
+                self._inspector.check(file)
+        except FileNotFoundError:
+            raise self._gone(key) from None
+        except CorruptError as error:
+            raise CorruptError(f"{where}: {error}") from None
+        except OSError as error:
+            raise engine.explained(error, where, "cannot read") from None
 
-        A chunk that is gone it takes for one that never was; of a blosc chunk
-        that is cut off the decoder reads on in whatever memory follows.
-        """
-        if not self._tree.holds(key):
-            raise SourceChangedError(f"{self._tree.where(key)}: was deleted while it was read; restore it and run again")
-        if self._blosc:
-            header = self._tree.head(key, 16)
-            if len(header) < 16 or int.from_bytes(header[12:], "little") > self._tree.size(key):
-                raise CorruptError(f"{self._tree.where(key)}: cannot be decoded: it is cut off")
+    def _gone(self, key: str) -> LeakyError:
+        return SourceChangedError(f"{self._tree.where(key)}: was deleted while it was read; restore it and run again")
 
     def _read(self, region: Box, x: Array) -> None:
         self._array.get_basic_selection(region.slices, out=self._prototype.nd_buffer.from_numpy_array(x))
@@ -240,9 +248,6 @@ class ZarrReader:
             box = self._grid.box(self._grid.index(number))
             where = self._tree.where(self._chunk(number))
             try:
-                # A pipeline in another language may not tell what the system said.
-                if number in self._stored:
-                    self._tree.head(self._chunk(number), 1)
                 self._read(box, np.empty(box.shape, self.info.dtype))
             except Exception as inner:
                 return engine.explained(inner, where, "cannot read")

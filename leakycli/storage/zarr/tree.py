@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
+import stat
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol, cast
 
 from zarr.abc.store import Store
 from zarr.storage import LocalStore, ZipStore
@@ -54,8 +56,8 @@ class Tree(Protocol):
         """Bytes of the file under `key`, 0 where it is gone."""
         ...
 
-    def head(self, key: str, size: int) -> bytes:
-        """The first `size` bytes of the file under `key`. Raises OSError where it cannot be opened."""
+    def open(self, key: str) -> BinaryIO:
+        """The file under `key`, to be read here and there. Raises OSError, CorruptError."""
         ...
 
     def identity(self) -> dict[str, Any]:
@@ -67,6 +69,11 @@ class Tree(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Opens; does not wait for whoever writes to a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 class FolderTree:
@@ -81,37 +88,27 @@ class FolderTree:
         return shown(os.path.join(self.path, key) if key else self.path)
 
     def read(self, key: str) -> bytes | None:
+        path = os.path.join(self.path, key)
         try:
-            with open(os.path.join(self.path, key), "rb") as file:
+            with open(path, "rb", opener=_at_once) as file:
+                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                    raise CorruptError(f"{self.where(key)}: is no file")
                 return file.read()
         except (FileNotFoundError, NotADirectoryError):
             return None
         except IsADirectoryError:
             raise CorruptError(f"{self.where(key)}: is a folder where a file belongs") from None
         except OSError as error:
-            raise storage_error(error, os.path.join(self.path, key), "cannot read") from None
+            raise storage_error(error, path, "cannot read") from None
 
     def children(self, key: str) -> list[Entry]:
         return sorted(self._scanned(key), key=lambda entry: entry.key)
 
     def walk(self, key: str) -> Iterator[Entry]:
-        yield from self._walked(key, {self._identified(os.path.join(self.path, key))})
-
-    def _walked(self, key: str, above: set[tuple[int, int]]) -> Iterator[Entry]:
         for entry in self._scanned(key):
             yield entry
             if entry.folder:
-                inner = self._identified(os.path.join(self.path, entry.key))
-                if inner in above:
-                    raise CorruptError(f"{self.where(entry.key)}: is a link to a folder that it lies in")
-                yield from self._walked(entry.key, above | {inner})
-
-    def _identified(self, path: str) -> tuple[int, int]:
-        try:
-            found = os.stat(path)
-        except OSError as error:
-            raise storage_error(error, path, "cannot read") from None
-        return found.st_dev, found.st_ino
+                yield from self.walk(entry.key)
 
     def _scanned(self, key: str) -> Iterator[Entry]:
         folder = os.path.join(self.path, key)
@@ -119,9 +116,24 @@ class FolderTree:
             with os.scandir(folder) as found:
                 for item in found:
                     inner = f"{key}/{item.name}" if key else item.name
-                    yield Entry(inner, item.is_dir())
+                    yield Entry(inner, self._is_folder(item, inner))
         except OSError as error:
-            raise storage_error(error, folder, "cannot read") from None
+            raise storage_error(error, error.filename or folder, "cannot read") from None
+
+    def _is_folder(self, item: os.DirEntry[str], key: str) -> bool:
+        """Whether it is a folder, and not a file. Raises OSError, CorruptError where it is neither, or a link to a folder around it."""
+        if item.is_file():
+            return False
+        if not item.is_dir():
+            os.stat(item.path)  # says what is wrong with a broken link
+            raise CorruptError(f"{self.where(key)}: is neither a file nor a folder")
+        if item.is_symlink():
+            found, around = os.stat(item.path), key
+            while around:
+                around = around.rpartition("/")[0]
+                if os.path.samestat(found, os.stat(os.path.join(self.path, around))):
+                    raise CorruptError(f"{self.where(key)}: is a link to a folder that it lies in")
+        return True
 
     def holds(self, key: str) -> bool:
         return os.path.isfile(os.path.join(self.path, key))
@@ -132,9 +144,8 @@ class FolderTree:
         except OSError:
             return 0
 
-    def head(self, key: str, size: int) -> bytes:
-        with open(os.path.join(self.path, key), "rb", buffering=0) as file:
-            return file.read(size)
+    def open(self, key: str) -> BinaryIO:
+        return cast("BinaryIO", open(os.path.join(self.path, key), "rb", buffering=0, opener=_at_once))
 
     def identity(self) -> dict[str, Any]:
         return {}
@@ -159,6 +170,11 @@ class ZipTree:
             raise storage_error(error, path, "cannot read") from None
         except Exception as error:  # a hostile directory trips zipfile in several ways
             raise CorruptError(f"{shown(path)}: is no zip archive that can be read: {shown(str(error))}") from None
+        for info in self._zip.infolist():
+            if not {"", ".", ".."}.isdisjoint(info.filename.removesuffix("/").split("/")):
+                raise CorruptError(
+                    f"{shown(path)}: has a member of the name {shown(info.filename)[:200]}, which no key of a hierarchy can be"
+                )
         self._sizes = {info.filename: info.file_size for info in self._zip.infolist() if not info.is_dir()}
         self._folders = {""}
         for name in self._sizes:
@@ -199,8 +215,8 @@ class ZipTree:
     def size(self, key: str) -> int:
         return self._sizes.get(key, 0)
 
-    def head(self, key: str, size: int) -> bytes:
-        return (self.read(key) or b"")[:size]
+    def open(self, key: str) -> BinaryIO:
+        return io.BytesIO(self.read(key) or b"")
 
     def identity(self) -> dict[str, Any]:
         try:

@@ -1,0 +1,103 @@
+"""What the decoders of chunks pass over.
+
+One reads on in whatever memory follows a blosc chunk that is cut off; another takes a chunk of a shard that decodes to more than belongs
+there, and does not survive a shard's index that points past its end. So headers and indices are looked at first.
+"""
+
+from __future__ import annotations
+
+import os
+from math import prod
+from typing import BinaryIO
+
+import numpy as np
+
+from leakycli.errors import CorruptError
+from leakycli.storage.zarr.metadata import ArrayDocument, Codecs, codec_chain
+
+#: Offset and length of a chunk that a shard does not hold (zarr v3 specification, sharding codec).
+_ABSENT = np.uint64(0xFFFFFFFFFFFFFFFF)
+
+#: Bytes before what is encoded that do not change its length.
+_AS_THEY_ARE = {"bytes", "transpose"}
+
+_CRC32C = 4
+
+
+class Inspector:
+    """Checks the write units of an array before they are decoded."""
+
+    def __init__(self, document: ArrayDocument) -> None:
+        assert document.dtype is not None
+        self._chain = codec_chain(document)
+        self._bytes = prod(document.chunks) * document.dtype.itemsize
+        self._index: tuple[int, bool, int] | None = None
+        name, configuration = self._chain[-1] if self._chain else ("", {})
+        if name == "sharding_indexed":
+            assert document.shards is not None
+            count = prod(document.shards) // prod(document.chunks)
+            index_codecs = [name for name, _ in codec_chain(document, configuration.get("index_codecs", ()))]
+            if index_codecs in (["bytes"], ["bytes", "crc32c"]):
+                checksum = _CRC32C * (len(index_codecs) - 1)
+                self._index = count, configuration.get("index_location", "end") == "start", checksum
+            self._chain = codec_chain(document, configuration["codecs"])
+
+    def check(self, file: BinaryIO) -> None:
+        """Look at the write unit that `file` holds. Raises CorruptError saying what is wrong, but not where."""
+        size = file.seek(0, os.SEEK_END)
+        if self._index is None:
+            _check_chunk(file, 0, size, self._chain, self._bytes)
+            return
+        count, first, checksum = self._index
+        length = 16 * count + checksum
+        if size < length:
+            raise CorruptError("cannot be decoded: it is cut off")
+        index = np.frombuffer(_part(file, 0 if first else size - length, 16 * count), "<u8").reshape(count, 2)
+        held = index[(index != _ABSENT).any(axis=1)]
+        offsets, lengths = held[:, 0], held[:, 1]
+        if (lengths > size).any() or (offsets > size - lengths).any():
+            raise CorruptError("cannot be decoded: its index points past its end")
+        for offset, length in zip(offsets.tolist(), lengths.tolist(), strict=True):
+            _check_chunk(file, offset, length, self._chain, self._bytes)
+
+
+def _check_chunk(file: BinaryIO, start: int, size: int, chain: Codecs, nbytes: int) -> None:
+    """Compare what a chunk of `size` bytes says of itself with the `nbytes` bytes it should decode to."""
+    names = [name for name, _ in chain]
+    while names and names[-1] == "crc32c":
+        names.pop()
+        size -= _CRC32C
+    if not names or names[-1] not in ("blosc", "zstd", "gzip"):
+        return
+    said: int | None = None
+    if names[-1] == "blosc":
+        header = _part(file, start, 16)
+        if size < 16 or len(header) < 16 or int.from_bytes(header[12:], "little") > size:
+            raise CorruptError("cannot be decoded: it is cut off")
+        said = int.from_bytes(header[4:8], "little")
+    elif names[-1] == "zstd":
+        said = _zstd_size(_part(file, start, min(size, 18)))
+    elif size >= 18:
+        # Of the last part, where there are several; modulo 4 GiB.
+        said = int.from_bytes(_part(file, start + size - 4, 4), "little")
+    if said is not None and said > nbytes and set(names[:-1]) <= _AS_THEY_ARE:
+        raise CorruptError(f"cannot be decoded: it holds {said} bytes, where {nbytes} belong")
+
+
+def _zstd_size(header: bytes) -> int | None:
+    """The size of the content that a frame's header tells (RFC 8878, section 3.1.1.1); None where it does not."""
+    if len(header) < 6 or header[:4] != b"\x28\xb5\x2f\xfd":
+        return None
+    flags = header[4]
+    single = bool(flags & 0x20)
+    at = 5 + (not single) + (0, 1, 2, 4)[flags & 3]
+    width = (int(single), 2, 4, 8)[flags >> 6]
+    field = header[at : at + width]
+    if not width or len(field) < width:
+        return None
+    return int.from_bytes(field, "little") + (256 if width == 2 else 0)
+
+
+def _part(file: BinaryIO, start: int, size: int) -> bytes:
+    file.seek(start, os.SEEK_SET)
+    return file.read(size)
