@@ -108,6 +108,9 @@ class ComparingWriter(Generic[Region]):
                 self.result = found if self.result is None else self.result.merge(found)
             self._reader.commit([token])
 
+    def state(self) -> Any:
+        return None
+
     def finish(self) -> None:
         self._reader.finish()
 

@@ -143,7 +143,7 @@ def _compare_array(
                 (reader, writer),
                 executor,
                 workers,
-                lambda region: observe(events.RegionDone(source, array.name, region.size * planned.itemsize_in, 0)),
+                lambda region, _: observe(events.RegionDone(source, array.name, region.size * planned.itemsize_in, 0)),
             )
         except LossError as error:
             raise LossError(f"{place(source)}{error}") from None

@@ -69,4 +69,6 @@ def shown(name: str | os.PathLike[str]) -> str:
 
 def storage_error(error: OSError, path: str | os.PathLike[str], doing: str) -> StorageError:
     """The system's `error` as one line that names `path` and what was being done, as in "cannot read"."""
-    return StorageError(f"{doing} {shown(path)}: {error.strerror or error}")
+    found = StorageError(f"{doing} {shown(path)}: {error.strerror or error}")
+    found.errno = error.errno
+    return found

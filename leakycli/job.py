@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import json
 import os
 import tempfile
 import time
@@ -16,16 +18,20 @@ from leakycli._version import __version__
 from leakycli.comparison import compare_sources, comparing_bytes
 from leakycli.errors import DifferenceError, LeakyError, LossError, SourceChangedError, StorageError, UsageError, shown, storage_error
 from leakycli.executors import local_executor
+from leakycli.journal import Journal, Past
 from leakycli.onepass import sample_stride, scratch_bytes
 from leakycli.options import Options, place
 from leakycli.pipeline import ArrayResult, run
 from leakycli.plan import ArrayPlan, GridPlan, Plan
-from leakycli.publish import Publication, check_distinct, check_space, remove, resolve
+from leakycli.publish import Publication, check_distinct, check_space, no_space, remove, resolve
 from leakycli.regions import Box, Presence, Span
-from leakycli.report.model import ArrayReport, Cost, Distribution, Endpoint, Report, Statistics
+from leakycli.report.model import ArrayReport, Cost, Distribution, Endpoint, Report, Statistics, plain
 from leakycli.route import array_plan, copy_array, fitting_reader, fitting_writer, result_info
 from leakycli.rule import Losses, Rule
-from leakycli.storage import ArrayInfo, Member, Reader, Source, Target, Writer
+from leakycli.storage import ArrayInfo, Begun, Member, Reader, Source, Target, Writer
+
+#: What is said when what is done stays.
+KEPT = "what is done is kept: go on from there with --resume"
 
 #: Suffixes that `Options.reports` may have.
 REPORT_SUFFIXES = (".json",)
@@ -39,6 +45,8 @@ class Job:
         dest = dest.rstrip("/") if dest.rstrip("/").lower().endswith(".zarr") else dest
         self._source_path, self._dest_path, self._options = source, dest, options
         self._stream_out = dest == "-"
+        self._journal: Journal | None = None
+        self._worked_bytes = 0
         self._publication: Publication | None = None
         self._stack = contextlib.ExitStack()
         try:
@@ -64,13 +72,16 @@ class Job:
         for report in options.reports:
             if report != "none" and not report.lower().endswith(REPORT_SUFFIXES):
                 raise UsageError(f"{shown(report)}: a report's suffix says its kind; it must end in {' or '.join(REPORT_SUFFIXES)}")
-        for given, name in ((options.strict, "--strict"), (options.verify, "--verify")):
+        for given, name in ((options.strict, "--strict"), (options.verify, "--verify"), (options.resume, "--resume")):
             if given and self._stream_out:
                 raise UsageError(f"{name} cannot take back what went to standard output; name a file")
-        if options.verify and storage.is_stream(self._source_path):
-            raise UsageError(f"--verify reads the source again, which a stream ({shown(self._source_path)}) does not allow")
+        if options.fsync and self._stream_out:
+            raise UsageError("--fsync is for files; what goes to standard output is not on a disk yet")
+        for given, name in ((options.verify, "--verify"), (options.resume, "--resume")):
+            if given and storage.is_stream(self._source_path):
+                raise UsageError(f"{name} reads the source again, which a stream ({shown(self._source_path)}) does not allow")
         if not self._stream_out:
-            self._publication = Publication(resolve(self._dest_path), options.overwrite, options.parents)
+            self._publication = Publication(resolve(self._dest_path), options.overwrite, options.parents, options.resume, options.fsync)
         for report in self._report_paths():
             self._check_report(report)
         touched = self._publication.touched() if self._publication else ("-",)
@@ -152,69 +163,236 @@ class Job:
     def run(self, observe: events.Observer) -> Report:
         """Do it all. Raises an error of `leakycli.errors`; nothing is published then."""
         try:
-            return self._worked(observe)
-        except OSError as error:
-            if isinstance(error, (LeakyError, BrokenPipeError)):
-                raise
-            raise storage_error(error, error.filename or self._dest_path, "cannot finish") from None
+            try:
+                return self._worked(observe)
+            except OSError as error:
+                if isinstance(error, (LeakyError, BrokenPipeError)):
+                    raise
+                raise storage_error(error, error.filename or self._dest_path, "cannot finish") from None
+        except StorageError as error:
+            raise self._mendable(error) from None
+        except BaseException as error:
+            if self._publication is not None and self._publication.kept and not isinstance(error, LeakyError):
+                error.add_note(KEPT)
+            raise
+
+    def _mendable(self, error: StorageError) -> StorageError:
+        """`error`, and what to do about it."""
+        text = str(error)
+        if self._publication is not None and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            left = 1 - self._worked_bytes / self.plan.bytes_in if self.plan.bytes_in else 1
+            text += f"; {no_space(self._publication.dest, int(self._space(everything=True) * left))}"
+        if self._publication is not None and self._publication.kept:
+            text += f"; {KEPT}"
+        return type(error)(text)
 
     def _worked(self, observe: events.Observer) -> Report:
         started, clock = datetime.now(UTC), time.perf_counter()
         observe(events.Started(self._source_path, self.plan.bytes_in))
         identity = self._source.opened
         with contextlib.ExitStack() as stack:
+            past = None
             if self._publication is not None:
-                check_space(self._publication.dest, self._space())
                 stack.enter_context(self._publication)
-            path = self._publication.partial if self._publication is not None else "-"
-            target = storage.create_target(path, self._format, self._options.layout)
-            results = self._transform(stack.enter_context(contextlib.closing(target)), observe)
-            written = target.finish()
-            self._target_warnings = tuple(target.warnings)
-            if self._source.identity() != identity:
-                raise SourceChangedError(f"{shown(self._source_path)}: changed while it was read; run again when it is left alone")
-            self._check_losses(results)
-            if self._options.verify and self._publication is not None:
-                self._verify(self._publication.partial)
-            report = self._report(results, identity, written, (started, time.perf_counter() - clock))
+                past = self._publication.past
+                if (report := self._finished_before(past)) is not None:
+                    observe(events.Finished(self._source_path))
+                    return report
+                self._check_same(past)
+                check_space(self._publication.dest, int(self._space() * (1 - (past.share if past else 0))))
+            if past is not None and past.published is not None and self._publication is not None and self._publication.published(past):
+                results, written = self._kept_results(past), past.published["bytes"]
+                self._target_warnings = tuple(past.published["warnings"])
+            else:
+                results, written = self._written(past, stack, observe)
+                if self._source.identity() != identity:
+                    raise SourceChangedError(f"{shown(self._source_path)}: changed while it was read; run again when it is left alone")
+                self._check_losses(results)
+                if self._options.verify and self._publication is not None:
+                    self._verify(self._publication.partial)
+            report = self._report(results, identity, written, (started, time.perf_counter() - clock), past is not None)
             self._publish(report, stack)
         observe(events.Finished(self._source_path))
         return report
 
-    def _space(self) -> int:
-        """Bytes that the result, and what is spooled on the way, will take; what will be compressed is left out."""
+    def _written(self, past: Past | None, stack: contextlib.ExitStack, observe: events.Observer) -> tuple[dict[str, ArrayResult], int]:
+        """Write all of the destination, or what is missing; returns the results of what was transformed and the destination's bytes."""
+        path = self._publication.partial if self._publication is not None else "-"
+        target = storage.create_target(path, self._format, self._options.layout, past is not None, self._options.fsync)
+        stack.enter_context(contextlib.closing(target))
+        if self._publication is not None:
+            if not storage.is_stream(self._source_path):
+                self._journal = self._publication.journal
+            self._publication.journal.begin(self._fingerprint(), self.plan.bytes_in, target.sync, anew=past is None)
+        results = self._transform(target, past, observe)
+        written = target.finish()
+        if self._options.fsync:
+            target.sync()
+        self._target_warnings = tuple(target.warnings)
+        return results, written
+
+    def _fingerprint(self) -> dict[str, Any]:
+        """What must be the same for a run to be gone on from."""
+        fields = {"source": self._source.opened, "format": self._format, "provenance": self._options.provenance}
+        fingerprint: dict[str, Any] = plain(fields | {"parameters": self._options.parameters()})
+        return fingerprint
+
+    def _check_same(self, past: Past | None) -> None:
+        """Raise UsageError, saying what differs, where the unfinished run was another."""
+        if past is None:
+            return
+        then, now = _flat(past.fingerprint), _flat(self._fingerprint())
+        for name in sorted(then.keys() | now.keys()):
+            if then.get(name) != now.get(name):
+                raise UsageError(
+                    f"{shown(self._dest_path)}: the unfinished run was another: {name} was {then.get(name)}, and is {now.get(name)}; "
+                    "give the same again, or begin anew with --overwrite (without --resume)"
+                )
+
+    def _finished_before(self, past: Past | None) -> Report | None:
+        """The report of the destination where it is there, and known to be this run's result; None where there is something to do.
+
+        Raises UsageError where it is something else and must not be replaced.
+        """
+        assert self._publication is not None
+        dest = self._publication.dest
+        if not self._options.resume or not os.path.lexists(dest) or self._publication.published(past):
+            return None
+        try:
+            with open(f"{self._dest_path}.report.json", encoding="utf-8") as file:
+                report = Report.from_dict(json.load(file))
+            same = report.source.identity == plain(self._source.opened) and report.parameters == plain(self._options.parameters())
+            if same and report.destination.identity == {"sampled_blake2b": storage.fingerprint(dest)}:
+                return report
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
+            pass
+        if not self._options.overwrite:
+            raise UsageError(
+                f"{shown(self._dest_path)}: exists, and no report says that it is what this run gives; give --overwrite to replace it"
+            )
+        return None
+
+    def _space(self, everything: bool = False) -> int:
+        """Bytes that the result, and what is spooled on the way, will take; what will be compressed is left out, or counted whole."""
         space = 0
         for array in self.plan.arrays:
             chunking = self._results[array.name].chunking
-            if not array.ordered_out and (chunking is None or chunking.codecs == "none"):
+            if everything or (not array.ordered_out and (chunking is None or chunking.codecs == "none")):
                 space += array.bytes_out
             if isinstance(array, GridPlan) and array.spool:
                 space += array.bytes_in if array.ordered_in else array.bytes_out
         return space
 
-    def _transform(self, target: Target, observe: events.Observer) -> dict[str, ArrayResult]:
+    def _transform(self, target: Target, past: Past | None, observe: events.Observer) -> dict[str, ArrayResult]:
         """Write every member in turn; returns the results of those that are transformed, by key."""
-        results = {}
+        results: dict[str, ArrayResult] = {}
         planned = {array.name: array for array in self.plan.arrays}
         with local_executor(self.plan.workers, self.plan.regions) as executor, self._spool() as spool:
             for member in self._source.members:
-                plan = planned.get(member.key)
-                if plan is not None:
-                    rule = self._members.get(member.key)
-                    with (
-                        contextlib.closing(self._source.reader(member)) as reader,
-                        contextlib.closing(target.writer(self._results[member.key], self._source, member, rule)) as writer,
-                    ):
-                        names = {getattr(end, "pipeline", None) for end in (reader, writer)} - {None}
-                        self._pipelines[member.key] = " and ".join(sorted(map(str, names)))
-                        ends = fitting_reader(plan, reader, spool), fitting_writer(plan, writer, spool)
-                        if rule is None:
-                            copy_array(plan, ends)
-                        else:
-                            results[member.key] = self._run(plan, rule, ends, executor, observe)
-                elif self._format != "npy" and _family(self._format) == _family(self._source.format):
+                plan, rule = planned.get(member.key), self._members.get(member.key)
+                if plan is None and (self._format == "npy" or _family(self._format) != _family(self._source.format)):
+                    continue
+                if past is not None and (kept := past.members.get(member.key)) is not None:
+                    target.restore(None if plan is None else self._results[member.key], self._source, member, rule, kept["target"])
+                    self._pipelines[member.key] = kept["pipeline"]
+                    if rule is not None:
+                        results[member.key] = ArrayResult.from_json(rule, kept["result"])
+                    if plan is not None:
+                        self._tell(plan, plan.bytes_in, plan.bytes_out, observe)
+                    continue
+                if plan is None:
                     target.copy(self._source, member)
+                else:
+                    result = self._array(plan, rule, member, target, (past, executor, spool), observe)
+                    if rule is not None and result is not None:
+                        results[member.key] = result
+                self._note_member(member, target, results.get(member.key))
         return results
+
+    def _array(
+        self,
+        plan: ArrayPlan[Any],
+        rule: Rule | None,
+        member: Member,
+        target: Target,
+        means: tuple[Past | None, Executor, str],
+        observe: events.Observer,
+    ) -> ArrayResult | None:
+        """Read, transform (None where `rule` is None) and write one array; from where an earlier run came to, where that can be."""
+        past, executor, spool = means
+        reached, state = None, None
+        if rule is not None and past is not None and past.reached is not None and past.reached["key"] == member.key:
+            recut = plan.recut(past.reached["cut"])
+            if recut is not None and recut.memory(self.plan.workers) <= max(self.plan.memory.budget, plan.memory(self.plan.workers)):
+                plan, state = recut, Begun(past.reached["writer"])
+                reached = past.reached["position"], ArrayResult.from_json(rule, past.reached["result"])
+                share = past.reached["bytes"] - self._worked_bytes
+                self._tell(plan, share, share * plan.itemsize_out // plan.itemsize_in, observe)
+        with (
+            contextlib.closing(self._source.reader(member)) as reader,
+            contextlib.closing(target.writer(self._results[member.key], self._source, member, rule, state)) as writer,
+        ):
+            names = {getattr(end, "pipeline", None) for end in (reader, writer)} - {None}
+            self._pipelines[member.key] = " and ".join(sorted(map(str, names)))
+            ends = fitting_reader(plan, reader, spool), fitting_writer(plan, writer, spool, state is not None)
+            try:
+                if rule is not None:
+                    return self._run(plan, rule, ends, (executor, reached), observe)
+                copy_array(plan, ends)
+                return None
+            except LossError as error:
+                raise LossError(f"{place(self._source_path)}{error}") from None
+
+    def _run(
+        self,
+        plan: ArrayPlan[Any],
+        rule: Rule,
+        ends: tuple[Reader[Any], Writer[Any]],
+        means: tuple[Executor, tuple[int, ArrayResult] | None],
+        observe: events.Observer,
+    ) -> ArrayResult:
+        executor, reached = means
+
+        def done(region: Span | Box, so_far: ArrayResult) -> None:
+            self._tell(plan, region.size * plan.itemsize_in, region.size * plan.itemsize_out, observe)
+            if self._journal is not None and plan.count > 1:
+                # Copies, taken when nothing is half done: a signal may end the run at any moment.
+                position, state, copied, worked = plan.position(region), ends[1].state(), so_far.copy(), self._worked_bytes
+                self._journal.reached(
+                    lambda: {
+                        "key": plan.name,
+                        "cut": plan.cut,
+                        "position": position,
+                        "writer": state,
+                        "result": copied.to_json(),
+                        "bytes": worked,
+                    }
+                )
+
+        return run(plan, rule, ends, executor, self.plan.workers, done, reached)
+
+    def _tell(self, plan: ArrayPlan[Any], bytes_in: int, bytes_out: int, observe: events.Observer) -> None:
+        self._worked_bytes += bytes_in
+        observe(events.RegionDone(self._source_path, plan.name, bytes_in, bytes_out))
+
+    def _note_member(self, member: Member, target: Target, result: ArrayResult | None) -> None:
+        """In the journal: that it is finished."""
+        if self._journal is not None:
+            state, pipeline, worked = target.state(), self._pipelines.get(member.key, ""), self._worked_bytes
+            self._journal.member(
+                lambda: {
+                    "key": member.key,
+                    "target": state,
+                    "pipeline": pipeline,
+                    "result": None if result is None else result.to_json(),
+                    "bytes": worked,
+                }
+            )
+
+    def _kept_results(self, past: Past) -> dict[str, ArrayResult]:
+        """What an earlier run that finished every member has told of them."""
+        self._pipelines = {key: kept["pipeline"] for key, kept in past.members.items()}
+        return {key: ArrayResult.from_json(rule, past.members[key]["result"]) for key, rule in self._members.items()}
 
     @contextlib.contextmanager
     def _spool(self) -> Iterator[str]:
@@ -222,25 +400,11 @@ class Job:
         if not any(isinstance(array, GridPlan) and array.spool for array in self.plan.arrays):
             yield ""
         elif self._publication is not None:
-            try:
-                yield self._publication.spool
-            finally:
-                remove(self._publication.spool)
+            # It may be gone on from, and else is removed with all that is beside the destination.
+            yield self._publication.spool
         else:
             with tempfile.TemporaryDirectory(prefix="leakycli-") as folder:
                 yield os.path.join(folder, "spool.npy")
-
-    def _run(
-        self, planned: ArrayPlan[Any], rule: Rule, ends: tuple[Reader[Any], Writer[Any]], executor: Executor, observe: events.Observer
-    ) -> ArrayResult:
-        def done(region: Span | Box) -> None:
-            sizes = region.size * planned.itemsize_in, region.size * planned.itemsize_out
-            observe(events.RegionDone(self._source_path, planned.name, *sizes))
-
-        try:
-            return run(planned, rule, ends, executor, self.plan.workers, done)
-        except LossError as error:
-            raise LossError(f"{place(self._source_path)}{error}") from None
 
     def _check_losses(self, results: dict[str, ArrayResult]) -> None:
         if not self._options.strict:
@@ -273,6 +437,9 @@ class Job:
                 remove(temporary)
                 with open(temporary, "x", encoding="utf-8") as file:
                     file.write(text)
+                    if self._options.fsync:
+                        file.flush()
+                        os.fsync(file.fileno())
                 if self._publication is None:
                     os.replace(temporary, path)
                 else:
@@ -280,9 +447,11 @@ class Job:
             except OSError as error:
                 raise StorageError(f"cannot write {shown(path)}: {error.strerror or error}") from None
         if self._publication is not None:
-            self._publication.publish()
+            self._publication.publish({"bytes": report.destination.bytes, "warnings": self._target_warnings})
 
-    def _report(self, results: dict[str, ArrayResult], identity: dict[str, Any], written: int, when: tuple[datetime, float]) -> Report:
+    def _report(
+        self, results: dict[str, ArrayResult], identity: dict[str, Any], written: int, when: tuple[datetime, float], resumed: bool
+    ) -> Report:
         arrays = tuple(
             _array_report(
                 member.array,
@@ -296,7 +465,7 @@ class Job:
         )
         read = identity.get("bytes", self.plan.bytes_in)
         seconds = when[1]
-        fingerprint = {"sampled_blake2b": storage.fingerprint(self._publication.partial)} if self._publication else None
+        fingerprint = {"sampled_blake2b": storage.fingerprint(self._publication.result)} if self._publication else None
         planned = self.plan
         cost = Cost(
             started=when[0].isoformat(timespec="seconds"),
@@ -319,10 +488,17 @@ class Job:
             destination=Endpoint(self._dest_path, self._format, written, fingerprint),
             arrays=arrays,
             cost=cost,
-            resumed=False,
+            resumed=resumed,
             verified=self._options.verify,
             warnings=(*self._source.warnings, *self._target_warnings),
         )
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    """The values in nested objects, by their paths."""
+    if not isinstance(value, dict):
+        return {name: value}
+    return {path: inner for key, item in value.items() for path, inner in _flat(item, f"{name}.{key}" if name else key).items()}
 
 
 def _family(format: str) -> str:

@@ -30,6 +30,8 @@ class Options:
     "blosc-CODEC:LEVEL:SHUFFLE"; by default as the source has it.
     chunks, shards, zarr_format: of Zarr, shapes in elements and 2 or 3; by default as the source has them.
     provenance: an attribute of each transformed Zarr array says what was done.
+    resume: go on from what an earlier run left, and take a result that is complete as done.
+    fsync: flush to disk before anything relies on it, so that a crash of the system loses nothing that was told.
     reports: paths of further reports; "none" among them leaves out the one beside the destination.
     command: what to record as the command.
     """
@@ -51,6 +53,8 @@ class Options:
     shards: tuple[int, ...] | None = None
     zarr_format: int | None = None
     provenance: bool = True
+    resume: bool = False
+    fsync: bool = False
     reports: tuple[str, ...] = ()
     command: tuple[str, ...] | None = field(default=None, compare=False)
 
@@ -103,8 +107,10 @@ class Options:
         return plan_run(arrays, self.workers or machine.cpus(), machine.resident(), self.memory, machine.memory_available())
 
     def parameters(self) -> dict[str, Any]:
-        """What decides the values of the result."""
-        return {"alpha": self.alpha, "dtype": self.dtype, "nan": self.nan, "strict": self.strict, "only": self.only, "skip": self.skip}
+        """What decides the result: its values, and its layout where that was asked for."""
+        layout = {name: getattr(self, name) for name in ("compressor", "chunks", "shards", "zarr_format")}
+        names = ("alpha", "dtype", "nan", "strict", "only", "skip")
+        return {name: getattr(self, name) for name in names} | {name: value for name, value in layout.items() if value is not None}
 
 
 def place(path: str, array: str = "") -> str:

@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, wait
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from typing import Any, Generic
 
 import numpy as np
@@ -43,6 +43,27 @@ class ArrayResult:
     losses: Losses
     histogram_before: Histogram
     histogram_after: Histogram
+
+    @classmethod
+    def none(cls, rule: Rule) -> ArrayResult:
+        """Of no elements."""
+        return cls(Summary(), Summary(), Losses(), Histogram(rule.source), Histogram(rule.dtype))
+
+    def copy(self) -> ArrayResult:
+        """One that does not change with this."""
+        return replace(self, histogram_before=self.histogram_before.copy(), histogram_after=self.histogram_after.copy())
+
+    def to_json(self) -> list[Any]:
+        """All that it holds but for the types; numbers come back the same to the bit."""
+        parts = [list(astuple(part)) for part in (self.before, self.after, self.losses)]
+        return [*parts, self.histogram_before.to_json(), self.histogram_after.to_json()]
+
+    @classmethod
+    def from_json(cls, rule: Rule, held: list[Any]) -> ArrayResult:
+        """One that holds what `to_json` gave."""
+        before, after, losses, *histograms = held
+        of_each = (Histogram.from_json(*pair) for pair in zip((rule.source, rule.dtype), histograms, strict=True))
+        return cls(Summary(*before), Summary(*after), Losses(*losses), *of_each)
 
     def fold(self, result: RegionResult) -> None:
         """Take in the next region, in plan order. Unit by unit, so that how units were joined into regions leaves no trace."""
@@ -116,16 +137,18 @@ def run(
     ends: tuple[Reader[R], Writer[R]],
     executor: Executor,
     workers: int,
-    done: Callable[[R], None],
+    done: Callable[[R, ArrayResult], None],
+    begun: tuple[int, ArrayResult] | None = None,
 ) -> ArrayResult:
-    """Transform one array from the reader to the writer (`ends`), calling `done` after each region in plan order.
+    """Transform one array from the reader to the writer (`ends`), calling `done` after each region in plan order, with all so far.
 
+    begun: the position from which to go on, and what the regions before it gave.
     Raises the error of the first region, in plan order, that has one; the regions after it are cancelled, and none is running any
     more when this returns or raises.
     """
     reader, writer = ends
     task = RegionTask(plan, rule, reader, writer)
-    result = ArrayResult(Summary(), Summary(), Losses(), Histogram(rule.source), Histogram(rule.dtype))
+    start, result = begun or (0, ArrayResult.none(rule))
     pending: deque[tuple[R, Array | None, Future[RegionResult]]] = deque()
     spare: list[Array] = []
 
@@ -138,10 +161,12 @@ def run(
         pending.popleft()
         if fetched is not None:
             spare.append(fetched)
-        done(region)
+        done(region, result)
 
     try:
-        for region in plan.regions():
+        if start and reader.cumulative:
+            _read_again(plan, reader, start)
+        for region in plan.regions(start):
             if len(pending) >= window(workers):
                 take_oldest()
             fetched = None
@@ -161,3 +186,17 @@ def run(
         futures = [future for _, _, future in pending]
         wait([future for future in futures if not future.cancel()])
     return result
+
+
+def _read_again(plan: ArrayPlan[R], reader: Reader[R], stop: int) -> None:
+    """Read the regions before the position `stop`, which a reader that must read all of an array has not read in this process."""
+    for region in plan.regions():
+        if plan.position(region) > stop:
+            return
+        buffer = np.empty(region.size * plan.itemsize_in, np.uint8)
+        if reader.sequential:
+            reader.fetch(region, buffer)
+        for part in plan.parts(region):
+            _, token = reader.read(part, buffer)
+            reader.commit([token])
+            buffer = buffer[part.size * plan.itemsize_in :]

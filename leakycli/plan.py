@@ -76,8 +76,21 @@ class ArrayPlan(ABC, Generic[R]):
         return self.worked * self.itemsize_out
 
     @abstractmethod
-    def regions(self) -> Iterator[R]:
-        """The regions, in plan order; together they cover every element that is worked on exactly once."""
+    def regions(self, start: int = 0) -> Iterator[R]:
+        """The regions, in plan order, from the position `start` on; together they cover every element that is worked on exactly once."""
+
+    @abstractmethod
+    def position(self, region: R) -> int:
+        """Where the regions after `region` begin."""
+
+    @property
+    @abstractmethod
+    def cut(self) -> list[Any]:
+        """How it is cut into regions, as JSON has it: positions mean the same in two plans whose cut is the same."""
+
+    def recut(self, cut: list[Any]) -> ArrayPlan[R] | None:
+        """The plan with that cut; None where it cannot have it."""
+        return self if self.cut == cut else None
 
     @abstractmethod
     def parts(self, region: R) -> Iterator[R]:
@@ -133,8 +146,15 @@ class FlatPlan(ArrayPlan[Span]):
     def count(self) -> int:
         return -(-self.elements // self.region)
 
-    def regions(self) -> Iterator[Span]:
-        return spans(0, self.elements, self.region)
+    def regions(self, start: int = 0) -> Iterator[Span]:
+        return spans(start, self.elements, self.region)
+
+    def position(self, region: Span) -> int:
+        return region.stop
+
+    @property
+    def cut(self) -> list[Any]:
+        return [self.unit, self.region]
 
     def parts(self, region: Span) -> Iterator[Span]:
         return spans(region.start, region.stop, self.unit)
@@ -210,14 +230,26 @@ class GridPlan(ArrayPlan[Box]):
         grid = Grid(self.grid.shape, tuple(u * k for u, k in zip(self.grid.unit, self.joined, strict=True)))
         return grid.size if self.stored is None else min(grid.size, self.stored.count)
 
-    def regions(self) -> Iterator[Box]:
-        number = self._next(0)
+    def regions(self, start: int = 0) -> Iterator[Box]:
+        number = self._next(start)
         while number is not None:
             index = self.grid.index(number)
             first = tuple(i - i % k for i, k in zip(index, self.joined, strict=True))
-            yield self.grid.box(first, self.joined)
-            last = tuple(min(i + k, n) - 1 for i, k, n in zip(first, self.joined, self.grid.counts, strict=True))
-            number = self._next(self.grid.number(last) + 1)
+            region = self.grid.box(first, self.joined)
+            yield region
+            number = self._next(self.position(region))
+
+    def position(self, region: Box) -> int:
+        """One more than the number of its last unit."""
+        return self.grid.number(tuple(-(-b // u) - 1 for b, u in zip(region.stop, self.grid.unit, strict=True))) + 1
+
+    @property
+    def cut(self) -> list[Any]:
+        return [list(self.joined), self.slabs, self.spool]
+
+    def recut(self, cut: list[Any]) -> GridPlan | None:
+        joined, *others = cut
+        return replace(self, joined=tuple(joined)) if others == self.cut[1:] else None
 
     def _next(self, number: int) -> int | None:
         if self.stored is not None:

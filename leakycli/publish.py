@@ -4,10 +4,10 @@
     DEST.partial.folder    the folder that a `.zarr.zip` is packed from
     DEST.partial.spool     an array that comes, or must go, in order and does not fit in memory
     DEST.replaced          an old Zarr folder on its way out, where the system cannot exchange two names
-    DEST.partial.journal   the lock: held (flock) while a run works on DEST, so that a killed run holds none
+    DEST.partial.journal   how far the run came; and the lock: held (flock) while a run works on DEST, so that a killed run holds none
 
 A run that fails or is interrupted leaves nothing under DEST's name that was not there before. Without `overwrite` the last step
-refuses to replace anything, however it came to be there.
+refuses to replace anything, however it came to be there. After a failure that a later run can mend what is done stays, and its journal.
 """
 
 from __future__ import annotations
@@ -23,9 +23,12 @@ import stat
 import sys
 from collections.abc import Iterator
 from types import TracebackType
+from typing import Any
 
-from leakycli.errors import LeakyError, StorageError, UsageError, shown, storage_error
+from leakycli.errors import LeakyError, SourceChangedError, StorageError, UsageError, shown, storage_error
+from leakycli.journal import Journal, Past
 from leakycli.storage import is_zarr
+from leakycli.storage.base import sync_path
 
 #: linux/fs.h and sys/stdio.h (macOS)
 _RENAME_NOREPLACE = 1
@@ -41,13 +44,14 @@ _NO_SUCH_RENAME = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
 class Publication:
     """The one run that may work on a destination, from its lock to the moment the destination becomes real.
 
-    Used as a context manager: entering takes the lock, leaving without `publish` removes all that was written.
+    Used as a context manager: entering takes the lock; leaving removes all that was written beside the destination, but after a failure
+    that a later run can mend. Then `kept` is true.
     """
 
-    def __init__(self, dest: str, overwrite: bool = False, parents: bool = False) -> None:
-        """dest: a path that is no link (see `resolve`). parents: its folder is made if need be.
+    def __init__(self, dest: str, overwrite: bool = False, parents: bool = False, resume: bool = False, flush: bool = False) -> None:
+        """dest: a path that is no link (see `resolve`). parents: its folder is made if need be. resume: what an earlier run left is kept.
 
-        Raises UsageError or StorageError where the destination may not be written.
+        flush: to disk, before anything relies on it. Raises UsageError or StorageError where the destination may not be written.
         """
         self.dest = dest
         self.partial = dest + ".partial"
@@ -55,10 +59,12 @@ class Publication:
         self._folder = dest + ".partial.folder"
         self._journal = dest + ".partial.journal"
         self._replaced = dest + ".replaced"
-        self._overwrite, self._parents = overwrite, parents
+        self._overwrite, self._parents, self._resume, self._flush = overwrite, parents, resume, flush
         self._lock = -1
+        self.past: Past | None = None
+        self.kept = False
         self._companions: list[tuple[str, str]] = []
-        check_destination(dest, overwrite, parents)
+        check_destination(dest, overwrite or resume, parents)
 
     def touched(self) -> tuple[str, ...]:
         """Every path that the run writes or removes."""
@@ -80,31 +86,85 @@ class Publication:
         try:
             if self._parents:
                 os.makedirs(os.path.dirname(self.dest) or ".", exist_ok=True)
+            ours = os.path.lexists(self._journal)
             self._lock = self._take_lock()
-            # What a killed run left. The lock says that it is nobody's.
-            for path in (self.partial, self._folder, self.spool):
-                remove(path)
-            self._mend()
+            try:
+                self._take_over(ours)
+                self._mend()
+            except BaseException:
+                self._let_go(remove_journal=not ours)
+                raise
         except OSError as error:
             if isinstance(error, LeakyError):
                 raise
             raise storage_error(error, self.dest, "cannot write") from None
         return self
 
+    def _take_over(self, ours: bool) -> None:
+        """Look at what an earlier run left; the lock says that it is nobody's. ours: it has left a journal, so that it was one of these."""
+        self.journal = Journal(self._lock, self._flush)
+        past = self.journal.load()
+        left = [path for path in (self.partial, self._folder) if os.path.lexists(path)]
+        if left and not self._overwrite and not (self._resume and ours):
+            if not ours:
+                raise UsageError(f"{shown(left[0])}: is in the way, and of no run that can be gone on from; remove it, or give --overwrite")
+            share = f"{past.share:.0%}" if past else "0%"
+            raise UsageError(
+                f"{shown(self.dest)}: an unfinished run left {shown(left[0])} ({share} done); "
+                "go on from there with --resume, or begin anew with --overwrite"
+            )
+        if past is not None and self._resume and past.counts and (left or self.published(past)):
+            self.past = past
+            return
+        for path in (self.partial, self._folder, self.spool):
+            remove(path)
+
+    def published(self, past: Past | None) -> bool:
+        """Whether the destination is the result of that earlier run, which did not come to tell its journal so."""
+        if past is None or past.published is None:
+            return False
+        try:
+            found = os.lstat(self.dest)
+        except OSError:
+            return False
+        return bool([found.st_dev, found.st_ino] == past.published["file"])
+
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         with _undisturbed():
-            self._clean_up()
+            if error is not None and _mendable(error):
+                with contextlib.suppress(OSError):
+                    # What waits to be written is left out where the disk is full; what was written before counts.
+                    self.journal.write()
+                with contextlib.suppress(OSError):
+                    self.kept = os.fstat(self._lock).st_size > 0
+            if not self.kept:
+                for path in (self.partial, self._folder, self.spool):
+                    remove(path)
+            for temporary, _ in self._companions:
+                remove(temporary)
+            self._let_go(remove_journal=not self.kept)
 
-    def _clean_up(self) -> None:
-        for path in (self.partial, self._folder, self.spool, *(temporary for temporary, _ in self._companions), self._journal):
-            remove(path)
+    def _let_go(self, remove_journal: bool) -> None:
+        if remove_journal:
+            remove(self._journal)
         # Last: whoever waits for the lock must find nothing of this run.
         os.close(self._lock)
 
-    def publish(self) -> None:
-        """Make the destination real, then its companions. Signals wait until both are."""
+    @property
+    def result(self) -> str:
+        """Where the result is, now that it is complete."""
+        return self.dest if self.published(self.past) else self.partial
+
+    def publish(self, told: dict[str, Any]) -> None:
+        """Make the destination real, then its companions. Signals wait until both are. told: what the journal is to tell of it."""
         with _undisturbed():
+            if self.published(self.past):
+                self._publish_companions()
+                return
+            found = os.lstat(self.partial)
+            self.journal.publishing({"file": [found.st_dev, found.st_ino], **told})
             self._publish()
+            self._publish_companions()
 
     def _publish(self) -> None:
         try:
@@ -119,11 +179,19 @@ class Publication:
             raise UsageError(f"{shown(self.dest)}: appeared while this run worked; it was left as it is (--overwrite)") from None
         except OSError as error:
             raise storage_error(error, self.dest, "cannot publish") from None
+        self._flush_folder(self.dest)
+
+    def _publish_companions(self) -> None:
         for temporary, final in self._companions:
             try:
                 os.replace(temporary, final)
             except OSError as error:
                 raise storage_error(error, final, f"{shown(self.dest)} is done, but cannot write") from None
+            self._flush_folder(final)
+
+    def _flush_folder(self, path: str) -> None:
+        if self._flush:
+            sync_path(os.path.dirname(path) or ".")
 
     def _replace_folder(self) -> None:
         """Put the new folder in the place of the old one, where there is one. At every moment one of the two is whole."""
@@ -164,6 +232,13 @@ class Publication:
                 os.close(fd)
                 raise
             os.close(fd)
+
+
+def _mendable(error: BaseException) -> bool:
+    """Whether the same run may succeed later: a full disk, a signal, what the user can change; not a source that is at fault."""
+    if isinstance(error, SourceChangedError):
+        return False
+    return isinstance(error, (OSError, MemoryError, UsageError)) or not isinstance(error, Exception)
 
 
 @contextlib.contextmanager
@@ -236,18 +311,32 @@ def check_distinct(source: str, written: str) -> None:
 
 def check_space(dest: str, needed: int) -> None:
     """Raise StorageError, naming both numbers, where the file system of `dest` has less than `needed` bytes free."""
-    folder = os.path.abspath(os.path.dirname(dest))
-    while not os.path.isdir(folder) and folder != os.path.dirname(folder):
-        folder = os.path.dirname(folder)  # one that is yet to be made
     try:
-        found = os.statvfs(folder)
+        found = os.statvfs(_folder_of(dest))
     except OSError as error:
         raise storage_error(error, dest, "cannot write") from None
     free = found.f_bavail * found.f_frsize
     if free < needed:
-        raise StorageError(
-            f"{shown(dest)}: no space: {needed} bytes are needed, {free} are free in {shown(folder)}; make room and run again"
-        )
+        raise StorageError(f"{shown(dest)}: {no_space(dest, needed)}")
+
+
+def no_space(dest: str, needed: int) -> str:
+    """What to say where there is too little."""
+    folder = _folder_of(dest)
+    try:
+        found = os.statvfs(folder)
+        free = f"{found.f_bavail * found.f_frsize} are"
+    except OSError:
+        free = "fewer are"
+    return f"no space: {needed} bytes are needed, {free} free in {shown(folder)}; make room and run again"
+
+
+def _folder_of(dest: str) -> str:
+    """The folder of `dest`, or the one in which it is yet to be made."""
+    folder = os.path.abspath(os.path.dirname(dest))
+    while not os.path.isdir(folder) and folder != os.path.dirname(folder):
+        folder = os.path.dirname(folder)
+    return folder
 
 
 def rename_new(old: str, new: str) -> None:

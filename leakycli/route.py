@@ -64,11 +64,14 @@ def fitting_reader(plan: ArrayPlan[Any], reader: Reader[Any], spool: str) -> Rea
     return BoxReader(spooled(reader, spool) if plan.spool else reader)
 
 
-def fitting_writer(plan: ArrayPlan[Any], writer: Writer[Any], spool: str) -> Writer[Any]:
-    """`writer` for the regions of `plan`. spool: where an array that must go in order is put when memory does not hold its slabs."""
+def fitting_writer(plan: ArrayPlan[Any], writer: Writer[Any], spool: str, begun: bool = False) -> Writer[Any]:
+    """`writer` for the regions of `plan`. spool: where an array that must go in order is put when memory does not hold its slabs.
+
+    begun: by an earlier run, whose spool is kept.
+    """
     if not isinstance(plan, GridPlan) or writer.info.chunking is not None:
         return writer
-    return SpoolingWriter(writer, spool) if plan.spool else BoxWriter(writer)
+    return SpoolingWriter(writer, spool, begun) if plan.spool else BoxWriter(writer)
 
 
 def copy_array(plan: ArrayPlan[Any], ends: tuple[Reader[Any], Writer[Any]]) -> None:

@@ -289,6 +289,25 @@ class Histogram:
             self._zeros += int(np.add.reduce(occurrences, where=zero))
             self.sampled += int(np.add.reduce(occurrences))
 
+    def copy(self) -> Histogram:
+        """One that does not change with this."""
+        copied = Histogram.__new__(Histogram)
+        copied.__dict__.update(self.__dict__, _counts=self._counts.copy())
+        return copied
+
+    def to_json(self) -> list[Any]:
+        """All that it holds but for its type."""
+        met = np.flatnonzero(self._counts)
+        return [met.tolist(), self._counts[met].tolist(), self._zeros, self.sampled]
+
+    @classmethod
+    def from_json(cls, dtype: np.dtype[Any], held: list[Any]) -> Histogram:
+        """One of that type that holds what `to_json` gave."""
+        histogram = cls(dtype)
+        met, counts, histogram._zeros, histogram.sampled = held
+        histogram._counts[met] = counts
+        return histogram
+
     def merge(self, other: Histogram) -> None:
         self._counts += other._counts
         self._zeros += other._zeros

@@ -25,6 +25,7 @@ LAYERS = (
     ("route",),
     ("executors", "report", "compare"),
     ("publish",),
+    ("journal",),
     ("storage",),
     ("plan", "events", "machine"),
     ("regions", "onepass"),

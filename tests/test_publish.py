@@ -20,7 +20,7 @@ import pytest
 
 from leakycli import Options, apply, events
 from leakycli.cli import _run
-from leakycli.errors import DifferenceError, LeakyError, SourceChangedError, StorageError
+from leakycli.errors import DifferenceError, LeakyError, SourceChangedError, StorageError, UsageError
 from tests.conftest import Run
 from tests.test_bad_input import snapshot
 from tests.test_npy import defined
@@ -180,8 +180,12 @@ def test_a_dest_that_appears_during_the_run_is_not_replaced(hold: Hold, tmp_path
     assert (code, out) == (2, b"")
     assert err.startswith(b"leakycli: out.npy: ")
     assert err.count(b"\n") == 1
-    after = {name: entry for name, entry in before.items() if ".partial" not in name}
-    assert snapshot(tmp_path) == after
+    after = snapshot(tmp_path)
+    # The result is complete, and whoever sees to the name can have it.
+    assert set(after) - {name for name in before if ".partial" not in name} == {"out.npy.partial", "out.npy.partial.journal"}
+    assert {name: entry for name, entry in after.items() if ".partial" not in name} == {
+        name: entry for name, entry in before.items() if ".partial" not in name
+    }
 
 
 def test_nothing_is_under_the_name_of_dest_until_it_is_complete(hold: Hold, tmp_path: Path) -> None:
@@ -214,14 +218,18 @@ def test_runs_to_other_names_are_not_held_up(hold: Hold, leakycli: Run, tmp_path
     assert held.finish()[0] == 0
 
 
-def test_a_killed_run_leaves_no_dest_and_does_not_hinder_the_next(hold: Hold, leakycli: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["--resume", "--overwrite"])
+def test_a_killed_run_leaves_no_dest_and_does_not_hinder_the_next(hold: Hold, leakycli: Run, tmp_path: Path, how: str) -> None:
     held = hold("out.npy")
     held.process.send_signal(signal.SIGKILL)
     assert held.ended()[0] == -signal.SIGKILL
     assert not (tmp_path / "out.npy").exists()
     assert not (tmp_path / "out.npy.report.json").exists()
     np.save(tmp_path / "in.npy", SMALL)
-    done = leakycli("apply", "in.npy", "out.npy", "--quiet")
+    done = leakycli("apply", "in.npy", "out.npy")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"out.npy.partial (0% done); go on from there with --resume, or begin anew with --overwrite\n" in done.stderr
+    done = leakycli("apply", "in.npy", "out.npy", "--quiet", how)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     assert np.array_equal(np.load(tmp_path / "out.npy"), defined(SMALL))
     assert sorted(os.listdir(tmp_path)) == ["held.npy", "in.npy", "out.npy", "out.npy.report.json"]
@@ -230,7 +238,7 @@ def test_a_killed_run_leaves_no_dest_and_does_not_hinder_the_next(hold: Hold, le
 def test_what_a_longer_killed_run_left_does_not_get_into_the_result(here: Path) -> None:
     Path("out.npy.partial").write_bytes(b"x" * 100_000)
     Path("out.npy.partial.journal").touch()
-    apply("in.npy", "out.npy")
+    apply("in.npy", "out.npy", Options(resume=True))
     apply("in.npy", "fresh.npy")
     assert Path("out.npy").read_bytes() == Path("fresh.npy").read_bytes()
     assert not list(here.glob("*.partial*"))
@@ -240,7 +248,11 @@ def test_a_link_under_the_temporary_name_is_not_followed(here: Path) -> None:
     Path("precious").write_bytes(b"precious")
     for name in ("out.npy.partial", "out.npy.report.json.partial"):
         os.symlink("precious", name)
-    apply("in.npy", "out.npy")
+    for options in (Options(), Options(resume=True)):
+        with pytest.raises(UsageError, match=r"out\.npy\.partial: is in the way, and of no run"):
+            apply("in.npy", "out.npy", options)
+    assert not Path("out.npy.partial.journal").exists()
+    apply("in.npy", "out.npy", Options(overwrite=True))
     assert Path("precious").read_bytes() == b"precious"
     assert not Path("out.npy").is_symlink()
     assert not Path("out.npy.report.json").is_symlink()
@@ -291,7 +303,7 @@ def test_a_source_that_vanishes_during_the_run_fails_it(large: Path) -> None:
     with pytest.raises(StorageError, match=r"large\.npy") as caught:
         apply("large.npy", "out.npy", Options(workers=1), AtFirstRegion(lambda: os.unlink("large.npy")))
     assert caught.value.exit_code == 1
-    assert os.listdir() == ["in.npy"]
+    assert sorted(os.listdir()) == ["in.npy", "out.npy.partial", "out.npy.partial.journal"]
 
 
 def test_a_source_that_is_only_read_by_others_does_not_fail_the_run(large: Path) -> None:

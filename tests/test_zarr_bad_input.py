@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import leakycli
-from leakycli import Options, leaky_relu
+from leakycli import Options, leaky_relu, machine
 from leakycli.errors import CorruptError, LeakyError, SourceChangedError, StorageError, UnsupportedError, UsageError
 from leakycli.job import Job
 from tests.conftest import Run
@@ -815,7 +815,7 @@ def test_one_file_of_a_store_may_be_anything(sound: dict[str, Path], data: st.Da
             target.write_bytes(content[:at] + bytes([content[at] ^ 1 << data.draw(st.integers(0, 7))]) + content[at + 1 :])
         before = state(source)
         try:
-            leakycli.apply(str(source), str(dest), Options(memory=1 << 30, reports=("none",)))
+            leakycli.apply(str(source), str(dest), Options(memory=machine.resident() + (1 << 30), reports=("none",)))
         except LeakyError as error:
             assert str(error).isprintable()
             assert os.listdir(name) == ["in.zarr"]

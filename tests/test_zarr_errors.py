@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import leakycli
-from leakycli import leaky_relu
+from leakycli import leaky_relu, machine
 from leakycli.errors import CorruptError, LeakyError, StorageError, UnsupportedError
 from leakycli.job import Job
 from leakycli.options import Options
@@ -271,7 +271,7 @@ def test_any_one_file_may_be_anything(data: st.DataObject, version: Any, tmp_pat
         target.write_bytes(content)
     said = None
     try:
-        leakycli.apply(str(source), str(dest), Options(overwrite=True, memory=1 << 30))
+        leakycli.apply(str(source), str(dest), Options(overwrite=True, memory=machine.resident() + (1 << 30)))
     except LeakyError as error:
         said = str(error)
     if said is not None:

@@ -64,7 +64,7 @@ def _run(arguments: list[str]) -> int:
             return _result(arguments)
         except Interrupted as error:
             # Within: a later signal is still taken for one of a run that is ending.
-            _say(f"interrupted by {error.signal.name}; nothing half-done was left")
+            _say("; ".join((f"interrupted by {error.signal.name}", *getattr(error, "__notes__", ("nothing half-done was left",)))))
             _die(error.signal)
 
 

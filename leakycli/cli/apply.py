@@ -20,7 +20,21 @@ if TYPE_CHECKING:
 @click.argument("dest", metavar="DEST")
 @o.stacked(o.alpha, o.dtype, o.nan, o.strict, o.workers, o.memory, o.only, o.skip, o.to)
 @o.stacked(o.chunks, o.shards, o.compressor, o.zarr_format, o.no_provenance)
-@o.stacked(o.overwrite, o.verify, o.dry_run, o.report, o.recursive, o.files_from, o.fail_fast, o.progress, o.json, o.quiet, o.debug)
+@o.stacked(
+    o.overwrite,
+    o.resume,
+    o.fsync,
+    o.verify,
+    o.dry_run,
+    o.report,
+    o.recursive,
+    o.files_from,
+    o.fail_fast,
+    o.progress,
+    o.json,
+    o.quiet,
+    o.debug,
+)
 def command(sources: tuple[str, ...], dest: str, **given: Any) -> int:
     """Write the leaky ReLU of SOURCE to DEST, and a report beside it (DEST.report.json).
 
@@ -39,7 +53,7 @@ def command(sources: tuple[str, ...], dest: str, **given: Any) -> int:
       leakycli apply acts.zarr/layer1 layer1.npy
       producer | leakycli apply - - | consumer
 
-    Each option but --overwrite and --dry-run can be set as LEAKYCLI_APPLY_<OPTION> in the environment.
+    Each option but --overwrite, --resume and --dry-run can be set as LEAKYCLI_APPLY_<OPTION> in the environment.
     """
     from leakycli.api import Options
     from leakycli.jobs import resolve_jobs
@@ -68,6 +82,8 @@ def command(sources: tuple[str, ...], dest: str, **given: Any) -> int:
         provenance=not given["no_provenance"],
         parents=given["recursive"],
         overwrite=given["overwrite"],
+        resume=given["resume"],
+        fsync=given["fsync"],
         verify=given["verify"],
         reports=given["report"],
         command=("leakycli", *sys.argv[1:]),

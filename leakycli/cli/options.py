@@ -6,7 +6,7 @@
 --only --skip                    which arrays          apply, verify
 --to --compressor                the form              apply
 --chunks --shards --zarr-format --no-provenance        apply
---overwrite --verify --dry-run   publishing            apply
+--overwrite --resume --fsync --verify --dry-run        apply: publishing
 --report                         further reports       apply
 --recursive --files-from --fail-fast   batches         apply
 --progress --json --quiet --debug      what is shown   apply, verify; info: --json --debug
@@ -87,6 +87,10 @@ zarr_format = click.option(
     "--zarr-format", type=click.Choice(("2", "3")), help="Zarr: version of the format. [default: as in SOURCE, else 3]"
 )
 no_provenance = click.option("--no-provenance", is_flag=True, help="Zarr: leave out the attribute that says what was done.")
+resume = click.option(
+    "--resume", is_flag=True, allow_from_autoenv=False, help="Go on from what an interrupted run left; skip results that are complete."
+)
+fsync = click.option("--fsync", is_flag=True, help="Flush to disk before going on, so that also a crash of the system loses nothing.")
 dry_run = click.option("--dry-run", is_flag=True, allow_from_autoenv=False, help="Check everything, show the plan, write nothing.")
 report = click.option(
     "--report",

@@ -151,6 +151,28 @@ class Report:
         values: dict[str, Any] = plain(tool | fields)
         return values
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Report:
+        """The report that `to_dict` gave. Raises KeyError, TypeError or ValueError on anything else."""
+        arrays = []
+        for array in values["arrays"]:
+            fields = {field.name: array[field.name] for field in dataclasses.fields(ArrayReport)}
+            for name in ("before", "after"):
+                if (held := fields[name]) is not None:
+                    numbers: dict[str, Any] = {key: float(n) if isinstance(n, str) else n for key, n in held.items()}
+                    fields[name] = Statistics(**numbers)
+                if (held := fields[f"histogram_{name}"]) is not None:
+                    bins = tuple((float(lower), float(upper), count) for lower, upper, count in held["bins"])
+                    fields[f"histogram_{name}"] = Distribution(held["stride"], held["sampled"], bins)
+            fields["losses"] = None if fields["losses"] is None else Losses(**fields["losses"])
+            for name in ("shape", "chunks", "shards"):
+                fields[name] = None if fields[name] is None else tuple(fields[name])
+            arrays.append(ArrayReport(**fields))
+        fields = {field.name: values[field.name] for field in dataclasses.fields(cls)}
+        fields |= {name: Endpoint(**values[name]) for name in ("source", "destination")}
+        fields |= {"cost": Cost(**values["cost"]), "arrays": tuple(arrays), "warnings": tuple(values["warnings"])}
+        return cls(**fields)
+
     def to_json(self, indent: int | None = 2) -> str:
         """Strict JSON; an indented report ends in a newline and keeps each bin and shape on one line."""
         if indent is None:

@@ -11,7 +11,7 @@ import stat
 import zipfile
 
 from leakycli.errors import CorruptError, StorageError, UsageError, shown, storage_error
-from leakycli.storage.base import ArrayInfo, Chunking, Layout, Member, Reader, Source, Target, Usage, Writer
+from leakycli.storage.base import ArrayInfo, Begun, Chunking, Layout, Member, Reader, Source, Target, Usage, Writer
 from leakycli.storage.npy import NpySource, NpyStreamSource, NpyStreamTarget, NpyTarget, is_stream
 
 #: The formats that can be written, and the suffix that says each.
@@ -94,8 +94,11 @@ def dest_format(dest: str, to: str | None = None) -> str:
     raise UsageError(f"{shown(dest)}: a destination's suffix says its format; it must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
 
 
-def create_target(path: str, format: str, layout: Layout) -> Target:
-    """A target of that format that will be at `path` (a temporary name, whatever its suffix); "-" is standard output."""
+def create_target(path: str, format: str, layout: Layout, begun: bool = False, flushed: bool = False) -> Target:
+    """A target of that format that will be at `path` (a temporary name, whatever its suffix); "-" is standard output.
+
+    begun: by an earlier run. flushed: `Target.sync` will be called.
+    """
     if path == "-" and os.isatty(1):
         raise UsageError("standard output is a terminal, where binary data is of no use; redirect it or name a file")
     if format == "npy":
@@ -103,10 +106,10 @@ def create_target(path: str, format: str, layout: Layout) -> Target:
     if format == "npz":
         from leakycli.storage.npz import Compressor, NpzTarget
 
-        return NpzTarget(path, Compressor.parse(layout.compressor), stream=1 if path == "-" else None)
+        return NpzTarget(path, Compressor.parse(layout.compressor), stream=1 if path == "-" else None, begun=begun)
     from leakycli.storage.zarr import ZarrTarget
 
-    return ZarrTarget(path, layout, packed=format == "zarr.zip")
+    return ZarrTarget(path, layout, packed=format == "zarr.zip", begun=begun, flushed=flushed)
 
 
 def check_layout(format: str, layout: Layout) -> None:
@@ -167,6 +170,7 @@ __all__ = [
     "FORMATS",
     "SUFFIXES",
     "ArrayInfo",
+    "Begun",
     "Chunking",
     "Layout",
     "Member",

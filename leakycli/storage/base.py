@@ -6,6 +6,7 @@ and committed to in plan order, by one thread.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
@@ -14,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from leakycli.errors import LeakyError
+from leakycli.errors import LeakyError, storage_error
 from leakycli.regions import Box, Index, Presence, Span
 from leakycli.rule import Rule
 
@@ -107,6 +108,13 @@ class Member:
     unasked: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """That an array was begun by an earlier run: the state that its writer had."""
+
+    state: Any
+
+
 class Reader(Protocol[Region]):
     """Reads one array."""
 
@@ -116,6 +124,11 @@ class Reader(Protocol[Region]):
     @property
     def sequential(self) -> bool:
         """Whether regions must be fetched, in order, before they can be read."""
+        ...
+
+    @property
+    def cumulative(self) -> bool:
+        """Whether `commit` must see all regions, also those that an earlier run has worked on."""
         ...
 
     def fetch(self, region: Region, buffer: Array, /) -> None:
@@ -160,6 +173,10 @@ class Writer(Protocol[Region]):
 
     def commit(self, payloads: list[Any]) -> None:
         """Take what `write` returned for the spans of one region, region by region in plan order, in one thread."""
+        ...
+
+    def state(self) -> Any:
+        """What a later run must know to go on after the regions that are committed, as JSON has it."""
         ...
 
     def finish(self) -> None:
@@ -215,6 +232,18 @@ class Source(Protocol):
     def close(self) -> None: ...
 
 
+def sync_path(path: str) -> None:
+    """Flush a file, or a folder's list of names, to disk. Raises StorageError."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise storage_error(error, path, "cannot flush") from None
+
+
 class FlatSource:
     """What all sources of arrays that are not chunked have in common."""
 
@@ -233,12 +262,27 @@ class Target(Protocol):
         """What could not be kept as it was."""
         ...
 
-    def writer(self, info: ArrayInfo, source: Source, member: Member, rule: Rule | None) -> Writer[Any]:
-        """The writer for the array `info`, which comes from that member by `rule` (None: as it is). Its regions are as a reader's."""
+    def writer(self, info: ArrayInfo, source: Source, member: Member, rule: Rule | None, begun: Begun | None = None) -> Writer[Any]:
+        """The writer for the array `info`, which comes from that member by `rule` (None: as it is). Its regions are as a reader's.
+
+        begun: of the writer of an earlier run to go on from.
+        """
         ...
 
     def copy(self, source: Source, member: Member) -> None:
         """Take over a member as it is."""
+        ...
+
+    def state(self) -> Any:
+        """After a member is finished: what a later run must know of it, as JSON has it."""
+        ...
+
+    def restore(self, info: ArrayInfo | None, source: Source, member: Member, rule: Rule | None, state: Any) -> None:
+        """Take a member as finished by an earlier run, which kept that `state`. info: None for one that was copied."""
+        ...
+
+    def sync(self) -> None:
+        """Flush to disk what is written."""
         ...
 
     def finish(self) -> int:

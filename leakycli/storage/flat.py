@@ -7,17 +7,15 @@ spans can be read or written in any order.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from math import prod
 from typing import Any
 
 import numpy as np
 
-from leakycli.errors import storage_error
 from leakycli.regions import Box, Span, cuts, spans
 from leakycli.storage.base import Array, ArrayInfo, Reader, Writer
-from leakycli.storage.npy import NpyReader, NpyTarget, NpyWriter
+from leakycli.storage.npy import NpyReader, NpyTarget
 
 #: Elements that go through a spool at once.
 _PIECE = 1 << 17
@@ -49,7 +47,7 @@ class BoxReader:
 
     def __init__(self, reader: Reader[Span]) -> None:
         self._reader = reader
-        self.info, self.sequential = reader.info, reader.sequential
+        self.info, self.sequential, self.cumulative = reader.info, reader.sequential, reader.cumulative
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._reader,)
@@ -95,6 +93,9 @@ class BoxWriter:
     def commit(self, payloads: list[Any]) -> None:
         self._writer.commit(payloads)
 
+    def state(self) -> Any:
+        return self._writer.state()
+
     def finish(self) -> None:
         self._writer.finish()
 
@@ -104,7 +105,7 @@ class BoxWriter:
 
 def spooled(reader: Reader[Span], path: str) -> NpyReader:
     """All that `reader` gives, in a `.npy` file at `path` that can be read at any place. Closes `reader`."""
-    writer = _spool(path, reader.info)
+    writer = NpyTarget(path).created(reader.info)
     with contextlib.closing(reader), contextlib.closing(writer):
         buffer = np.empty(_PIECE * reader.info.dtype.itemsize, np.uint8)
         for span in spans(0, reader.info.size, _PIECE):
@@ -123,10 +124,11 @@ class SpoolingWriter:
 
     sequential = False
 
-    def __init__(self, writer: Writer[Span], path: str) -> None:
+    def __init__(self, writer: Writer[Span], path: str, begun: bool = False) -> None:
+        """begun: what is in the spool already is kept."""
         self.info = writer.info
         self._writer, self._path = writer, path
-        self._spool = _spool(path, writer.info)
+        self._spool = NpyTarget(path).created(writer.info, begun)
         self._boxes = BoxWriter(self._spool)
 
     def write(self, region: Box, y: Array) -> None:
@@ -134,6 +136,9 @@ class SpoolingWriter:
 
     def commit(self, payloads: list[Any]) -> None:
         pass
+
+    def state(self) -> Any:
+        return self._writer.state()
 
     def finish(self) -> None:
         with contextlib.closing(NpyReader(self._path, self.info, self._spool.offset)) as reader:
@@ -146,12 +151,3 @@ class SpoolingWriter:
     def close(self) -> None:
         self._spool.close()
         self._writer.close()
-
-
-def _spool(path: str, info: ArrayInfo) -> NpyWriter:
-    try:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-    except OSError as error:
-        raise storage_error(error, path, "cannot write") from None
-    return NpyTarget(path).created(info)

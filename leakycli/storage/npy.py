@@ -14,6 +14,7 @@ it. What follows the elements is ignored, as numpy does.
 from __future__ import annotations
 
 import ast
+import contextlib
 import os
 import re
 import select
@@ -30,7 +31,7 @@ from numpy.lib import format as npy_format
 from leakycli.errors import CorruptError, LeakyError, SourceChangedError, UnsupportedError, shown, storage_error
 from leakycli.regions import Span
 from leakycli.rule import Rule, refuse_unsupported
-from leakycli.storage.base import Array, ArrayInfo, FlatSource, Member, Source
+from leakycli.storage.base import Array, ArrayInfo, Begun, FlatSource, Member, Source, sync_path
 
 MAGIC = b"\x93NUMPY"
 
@@ -140,6 +141,7 @@ class NpyReader:
     """Reads spans of a `.npy` file, from any number of threads."""
 
     sequential = False
+    cumulative = False
 
     def __init__(self, path: str, info: ArrayInfo, offset: int) -> None:
         self.info = info
@@ -239,6 +241,7 @@ class NpyStreamReader:
     """Reads the array of a `.npy` stream, front to back."""
 
     sequential = True
+    cumulative = True
 
     def __init__(self, fd: int, name: str, info: ArrayInfo) -> None:
         self.info = info
@@ -338,6 +341,9 @@ class NpyWriter:
     def commit(self, payloads: list[Any]) -> None:
         pass
 
+    def state(self) -> Any:
+        return None
+
     def finish(self) -> None:
         pass
 
@@ -358,19 +364,31 @@ class NpyTarget:
     def copy(self, source: Source, member: Member) -> None:
         raise NotImplementedError("a .npy file holds one array and nothing else")
 
-    def writer(self, info: ArrayInfo, source: Source, member: Member, rule: Rule | None = None) -> NpyWriter:
-        return self.created(info)
+    def writer(self, info: ArrayInfo, source: Source, member: Member, rule: Rule | None = None, begun: Begun | None = None) -> NpyWriter:
+        return self.created(info, begun is not None)
 
-    def created(self, info: ArrayInfo) -> NpyWriter:
-        """The file, made for the array `info`."""
+    def created(self, info: ArrayInfo, begun: bool = False) -> NpyWriter:
+        """The file, made for the array `info`. begun: what is there already is kept."""
         header = header_bytes(info)
         try:
-            with open(self._path, "xb") as file:
+            if not begun:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self._path)
+            with open(self._path, "r+b" if begun else "xb") as file:
                 file.write(header)
                 file.truncate(len(header) + info.nbytes)
         except OSError as error:
             raise storage_error(error, self._path, "cannot write") from None
         return NpyWriter(self._path, info, len(header))
+
+    def state(self) -> Any:
+        return None
+
+    def restore(self, info: ArrayInfo | None, source: Source, member: Member, rule: Rule | None, state: Any) -> None:
+        pass
+
+    def sync(self) -> None:
+        sync_path(self._path)
 
     def finish(self) -> int:
         return os.stat(self._path).st_size
@@ -395,6 +413,9 @@ class NpyStreamWriter:
         for payload in payloads:
             write_all(self._fd, memoryview(payload.view(np.uint8)))
 
+    def state(self) -> Any:
+        return None
+
     def finish(self) -> None:
         pass
 
@@ -413,11 +434,22 @@ class NpyStreamTarget:
     def copy(self, source: Source, member: Member) -> None:
         raise NotImplementedError("a .npy stream holds one array and nothing else")
 
-    def writer(self, info: ArrayInfo, source: Source, member: Member, rule: Rule | None = None) -> NpyStreamWriter:
+    def writer(
+        self, info: ArrayInfo, source: Source, member: Member, rule: Rule | None = None, begun: Begun | None = None
+    ) -> NpyStreamWriter:
         header = header_bytes(info)
         write_all(self._fd, memoryview(header))
         self._bytes = len(header) + info.nbytes
         return NpyStreamWriter(self._fd, info)
+
+    def state(self) -> Any:
+        return None
+
+    def restore(self, info: ArrayInfo | None, source: Source, member: Member, rule: Rule | None, state: Any) -> None:
+        raise NotImplementedError("a stream cannot be gone on with")
+
+    def sync(self) -> None:
+        pass
 
     def finish(self) -> int:
         return self._bytes

@@ -284,6 +284,8 @@ class NpzSource(FlatSource):
 class NpzStoredReader(NpyReader):
     """Reads a member that is stored, at any place, and checks the CRC-32 of all its bytes at the end."""
 
+    cumulative = True
+
     def __init__(self, path: str, info: ArrayInfo, start: int, header: bytes, declared: tuple[str, int, int]) -> None:
         """start: of the member's data in the archive, in bytes; declared: how to call the member, its CRC-32 and its size."""
         super().__init__(path, info, start + len(header))
@@ -362,6 +364,7 @@ class NpzStreamReader:
     """Reads a compressed member front to back, and checks its size and its CRC-32 at the end."""
 
     sequential = True
+    cumulative = True
 
     def __init__(self, data: Bytes, info: ArrayInfo, header: bytes, declared: tuple[str, int, int]) -> None:
         """data: the member from its beginning; declared: how to call it, its CRC-32 and its size."""

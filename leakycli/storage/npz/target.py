@@ -6,6 +6,7 @@ empty last block. Any reader sees one ordinary deflate stream.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import zlib
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from leakycli.errors import UnsupportedError, UsageError, storage_error
 from leakycli.regions import Span
 from leakycli.rule import Rule
 from leakycli.storage import zip as z
-from leakycli.storage.base import Array, ArrayInfo, Member, Source
+from leakycli.storage.base import Array, ArrayInfo, Begun, Member, Source
 from leakycli.storage.npy import NpyWriter, header_bytes, write_all
 from leakycli.storage.npz.source import NpzSource
 
@@ -77,24 +78,35 @@ class NpzTarget:
 
     warnings = ()
 
-    def __init__(self, path: str, compressor: Compressor | None = None, stream: int | None = None) -> None:
-        """compressor: for all members; by default each keeps the method it had. stream: a file descriptor, instead of a file."""
+    def __init__(self, path: str, compressor: Compressor | None = None, stream: int | None = None, begun: bool = False) -> None:
+        """compressor: for all members; by default each keeps the method it had. stream: a file descriptor, instead of a file.
+
+        begun: the file is there, of an earlier run whose members are told by `restore`.
+        """
         self._path, self._compressor = path, compressor
         self._stream = stream is not None
         self._entries: list[z.Entry] = []
         self._at = 0
         try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            flags = os.O_WRONLY | os.O_CLOEXEC | (0 if begun else os.O_CREAT | os.O_EXCL)
             self._fd = os.dup(stream) if stream is not None else os.open(path, flags, 0o666)
         except OSError as error:
             raise storage_error(error, path, "cannot write") from None
 
-    def writer(self, info: ArrayInfo, source: Source, member: Member, rule: Rule | None = None) -> NpzStoredWriter | NpzOrderedWriter:
+    def writer(
+        self, info: ArrayInfo, source: Source, member: Member, rule: Rule | None = None, begun: Begun | None = None
+    ) -> NpzStoredWriter | NpzOrderedWriter:
         compressor = Compressor.of(self._compressor, source, member)
         # An array that comes without a name gets the one that numpy.savez gives.
         key = member.key if isinstance(source, NpzSource) else f"{member.name or 'arr_0'}.npy"
-        entry = self._started(z.Entry(key, compressor.method, self._at, follow=self._stream))
         header = header_bytes(info)
+        if begun is not None:
+            self.restore(info, source, member, rule, begun.state)
+            entry = self._entries[-1]
+            if compressor.compresses:
+                return NpzOrderedWriter(info, compressor, (self, entry))
+            return NpzStoredWriter(self._path, info, self._at - info.nbytes, (self, entry))
+        entry = self._started(z.Entry(key, compressor.method, self._at, follow=self._stream))
         if self._stream or compressor.compresses:
             ordered = NpzOrderedWriter(info, compressor, (self, entry))
             ordered.commit([ordered.encode(header)])
@@ -125,10 +137,32 @@ class NpzTarget:
                 writer.commit([writer.encode(data)])
             writer.finish()
 
+    def state(self) -> Any:
+        """The last member's entry, and where what comes after its data begins."""
+        return {"entry": dataclasses.asdict(self._entries[-1]), "at": self._at}
+
+    def restore(self, info: ArrayInfo | None, source: Source, member: Member, rule: Rule | None, state: Any) -> None:
+        self._entries.append(z.Entry(**state["entry"]))
+        self._at = state["at"]
+
+    def sync(self) -> None:
+        try:
+            os.fsync(self._fd)
+        except OSError as error:
+            raise storage_error(error, self._path, "cannot flush") from None
+
     def finish(self) -> int:
         """Write the directory; returns the archive's size in bytes."""
-        self.append(z.directory(self._entries, self._at))
-        return self._at
+        end = self._at
+        self.append(z.directory(self._entries, end))
+        size, self._at = self._at, end
+        if not self._stream:
+            # An earlier run may have been further when it ended.
+            try:
+                os.ftruncate(self._fd, size)
+            except OSError as error:
+                raise storage_error(error, self._path, "cannot write") from None
+        return size
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -188,6 +222,10 @@ class NpzStoredWriter(NpyWriter):
         for crc, size in payloads:
             entry.crc = isal_zlib.crc32_combine(entry.crc, crc, size)
 
+    def state(self) -> Any:
+        assert self._member is not None
+        return self._member[0].state()
+
     def finish(self) -> None:
         assert self._member is not None
         target, entry = self._member
@@ -227,6 +265,10 @@ class NpzOrderedWriter:
             entry.crc = isal_zlib.crc32_combine(entry.crc, crc, size) if entry.size else crc
             entry.compressed += len(encoded)
             entry.size += size
+
+    def state(self) -> Any:
+        assert self._member is not None
+        return self._member[0].state()
 
     def finish(self) -> None:
         assert self._member is not None

@@ -178,6 +178,7 @@ class ZarrReader:
     """Reads boxes of an array, from any number of threads."""
 
     sequential = False
+    cumulative = False
 
     def __init__(self, tree: Tree, key: str, info: ArrayInfo, document: ArrayDocument, stored: Presence) -> None:
         """stored: the write units that were there when the source was opened, and must be when they are read."""

@@ -23,11 +23,14 @@ from leakycli.errors import LeakyError, LossError, UnsupportedError, UsageError,
 from leakycli.kernel import NanError, transform
 from leakycli.regions import Box, Grid, Index
 from leakycli.rule import Rule
-from leakycli.storage.base import Array, ArrayInfo, Chunking, Layout, Member, Source
+from leakycli.storage.base import Array, ArrayInfo, Begun, Chunking, Layout, Member, Source, sync_path
 from leakycli.storage.zarr import engine, metadata
 from leakycli.storage.zarr.metadata import ArrayDocument
 from leakycli.storage.zarr.source import ZarrSource
 from leakycli.storage.zip import pack
+
+#: The end of the names that zarr writes to first.
+_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.partial$")
 
 #: Bytes of a chunk of a new array, about.
 _CHUNK_BYTES = 4 << 20
@@ -131,20 +134,24 @@ def _blosc(codec: str, level: int, shuffle: str, zarr_format: int) -> Any:
 class ZarrTarget:
     """A hierarchy to be, in a folder at `path`, or packed into an archive there."""
 
-    def __init__(self, path: str, layout: Layout, packed: bool = False) -> None:
+    def __init__(self, path: str, layout: Layout, packed: bool = False, begun: bool = False, flushed: bool = False) -> None:
+        """begun: the folder is there, of an earlier run. flushed: what is written is kept in mind for `sync`."""
         self._path, self._layout, self._packed = path, layout, packed
         self._folder = f"{path}.folder" if packed else path
         self.warnings: list[str] = []
         self._groups: set[str] = set()
         self._changed: dict[str, dict[str, Any]] = {}
+        self._begun = begun
+        self._written: list[str] | None = [] if flushed else None
         try:
-            if packed:
-                shutil.rmtree(self._folder, ignore_errors=True)
-            os.mkdir(self._folder)
+            if not begun:
+                os.mkdir(self._folder)
+            elif packed and os.path.lexists(path):
+                os.unlink(path)
         except OSError as error:
             raise storage_error(error, self._folder, "cannot write") from None
 
-    def writer(self, info: ArrayInfo, source: Source, member: Member, rule: Rule | None = None) -> ZarrWriter:
+    def writer(self, info: ArrayInfo, source: Source, member: Member, rule: Rule | None = None, begun: Begun | None = None) -> ZarrWriter:
         assert info.chunking is not None
         key = member.name if source.format != "npy" else ""
         parts = key.split("/")
@@ -165,9 +172,12 @@ class ZarrTarget:
         else:
             if source.format == "npz" or key:
                 self._ensure_groups(key, self._layout.zarr_format or _format_of(source, member))
-            self._create(info, key, fill, attributes, source, member)
+            if begun is None:
+                if self._begun:
+                    self._clear(key)
+                self._create(info, key, fill, attributes, source, member)
         write_empty = mirror and info.chunking.shards is None
-        return ZarrWriter(self._folder, key, info, self._document(key), write_empty)
+        return ZarrWriter(self._folder, key, info, self._document(key), write_empty, self._written)
 
     def _mirror(self, had: ArrayDocument, key: str, info: ArrayInfo, fill: np.generic | None, attributes: dict[str, Any]) -> None:
         document, beside, said = metadata.adapt(had, info.dtype, fill, attributes)
@@ -221,15 +231,38 @@ class ZarrTarget:
         assert isinstance(source, ZarrSource), "only a hierarchy has nodes to copy"
         if (member.array is not None or member.problem is not None) and self._layout.zarr_format not in (None, _format_of(source, member)):
             raise UsageError(f"array {shown(member.name)}: is copied as it is, and so stays in its Zarr format; leave --zarr-format out")
-        if member.array is None and member.problem is None:
-            self._groups.add(member.key)
+        self.restore(None, source, member, None, None)
         under = source.key(member)
         skip = len(under) + 1 if under else 0
         for entry in source.files(member):
             self._write(os.path.join(member.key, entry.key[skip:]), source.tree.read(entry.key) or b"")
 
+    def state(self) -> Any:
+        return None
+
+    def restore(self, info: ArrayInfo | None, source: Source, member: Member, rule: Rule | None, state: Any) -> None:
+        if info is not None:
+            self.writer(info, source, member, rule, Begun(None)).close()
+        elif member.array is None and member.problem is None:
+            self._groups.add(member.key)
+
+    def sync(self) -> None:
+        if self._written:
+            folders = {self._folder}
+            for path in dict.fromkeys(self._written):
+                # A chunk of nothing but fill values may not be there.
+                if os.path.exists(path):
+                    sync_path(path)
+                while (path := os.path.dirname(path)) not in folders:
+                    folders.add(path)
+            for folder in sorted(folders, reverse=True):
+                sync_path(folder)
+            self._written.clear()
+
     def finish(self) -> int:
         """Complete the groups' documents, and pack; returns the size in bytes."""
+        if self._begun:
+            self._remove_temporary()
         for group in sorted(self._groups, reverse=True):
             under = f"{group}/" if group else ""
             changed = {key[len(under) :]: documents for key, documents in self._changed.items() if key.startswith(under)}
@@ -243,13 +276,27 @@ class ZarrTarget:
                         self._write_document(group, name, updated)
         if self._packed:
             size = pack(self._folder, self._path)
-            shutil.rmtree(self._folder, ignore_errors=True)
+            if self._written is not None:
+                sync_path(self._path)
             return size
         return sum(os.path.getsize(os.path.join(folder, file)) for folder, _, files in os.walk(self._folder) for file in files)
 
     def close(self) -> None:
-        if self._packed:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        pass
+
+    def _clear(self, key: str) -> None:
+        """Remove what an earlier run left of an array that it has not told of."""
+        folder = os.path.join(self._folder, key)
+        if os.path.lexists(folder):
+            shutil.rmtree(folder)
+        os.makedirs(folder)
+
+    def _remove_temporary(self) -> None:
+        """Remove what zarr was writing to when an earlier run was killed."""
+        for folder, _, files in os.walk(self._folder):
+            for file in files:
+                if _TEMPORARY.search(file):
+                    os.unlink(os.path.join(folder, file))
 
     def _document(self, key: str) -> ArrayDocument:
         """The document of an array that was written."""
@@ -267,6 +314,8 @@ class ZarrTarget:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             with open(path, "wb") as file:
                 file.write(data)
+            if self._written is not None:
+                self._written.append(path)
         except OSError as error:
             raise storage_error(error, path, "cannot write") from None
 
@@ -306,9 +355,12 @@ class ZarrWriter:
 
     sequential = False
 
-    def __init__(self, folder: str, key: str, info: ArrayInfo, document: ArrayDocument, write_empty: bool) -> None:
-        """write_empty: chunks of nothing but fill values are written too."""
+    def __init__(
+        self, folder: str, key: str, info: ArrayInfo, document: ArrayDocument, write_empty: bool, written: list[str] | None = None
+    ) -> None:
+        """write_empty: chunks of nothing but fill values are written too. written: where to tell the paths of chunks."""
         self.info = info
+        self._written = written
         self._parts = folder, key, info, document, write_empty
         self._folder, self._key, self._document = folder, key, document
         self._grid = Grid(document.shape, document.unit)
@@ -317,17 +369,25 @@ class ZarrWriter:
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), self._parts
 
-    def write(self, region: Box, y: Array) -> None:
+    def write(self, region: Box, y: Array) -> Box:
         try:
             self._array[region.slices or ...] = y
         except Exception as error:
             number = next(iter(self._grid.units(region)))
-            where = shown(os.path.join(self._folder, self._key, self._document.chunk_key(self._grid.index(number))))
+            where = shown(self._path(number))
             found = engine.explained(error, where, "cannot write")
             raise found if isinstance(found, OSError) else LeakyError(f"cannot write {where}: {shown(str(error))[:200]}") from None
+        return region
 
     def commit(self, payloads: list[Any]) -> None:
-        pass
+        if self._written is not None:
+            self._written += [self._path(number) for region in payloads for number in self._grid.units(region)]
+
+    def state(self) -> Any:
+        return None
+
+    def _path(self, number: int) -> str:
+        return os.path.join(self._folder, self._key, self._document.chunk_key(self._grid.index(number)))
 
     def finish(self) -> None:
         pass
