@@ -354,7 +354,8 @@ class Job:
         executor, reached = means
 
         def done(region: Span | Box, so_far: ArrayResult) -> None:
-            self._tell(plan, region.size * plan.itemsize_in, region.size * plan.itemsize_out, observe)
+            sizes = region.size * plan.itemsize_in, region.size * plan.itemsize_out
+            self._worked_bytes += sizes[0]
             if self._journal is not None and plan.count > 1:
                 # Copies, taken when nothing is half done: a signal may end the run at any moment.
                 position, state, copied, worked = plan.position(region), ends[1].state(), so_far.copy(), self._worked_bytes
@@ -369,9 +370,12 @@ class Job:
                     }
                 )
 
+            observe(events.RegionDone(self._source_path, plan.name, *sizes))
+
         return run(plan, rule, ends, executor, self.plan.workers, done, reached)
 
     def _tell(self, plan: ArrayPlan[Any], bytes_in: int, bytes_out: int, observe: events.Observer) -> None:
+        """Of what an earlier run has done."""
         self._worked_bytes += bytes_in
         observe(events.RegionDone(self._source_path, plan.name, bytes_in, bytes_out))
 

@@ -104,6 +104,9 @@ class Publication:
         """Look at what an earlier run left; the lock says that it is nobody's. ours: it has left a journal, so that it was one of these."""
         self.journal = Journal(self._lock, self._flush)
         past = self.journal.load()
+        if self.published(past):
+            # Half removed, perhaps, and so not to be known for what it is.
+            remove(self._replaced)
         left = [path for path in (self.partial, self._folder) if os.path.lexists(path)]
         if left and not self._overwrite and not (self._resume and ours):
             if not ours:
