@@ -223,11 +223,10 @@ class Job:
         if self._publication is not None:
             if not storage.is_stream(self._source_path):
                 self._journal = self._publication.journal
-            self._publication.journal.begin(self._fingerprint(), self.plan.bytes_in, target.sync, anew=past is None)
+            self._publication.journal.begin(self._fingerprint(), self.plan.bytes_in, target.ensure, anew=past is None)
         results = self._transform(target, past, observe)
         written = target.finish()
-        if self._options.fsync:
-            target.sync()
+        target.ensure()
         self._target_warnings = tuple(target.warnings)
         return results, written
 

@@ -70,7 +70,7 @@ class Journal:
         self._begin: Record | None = None
         self._members: list[Callable[[], Record]] = []
         self._reached: Callable[[], Record] | None = None
-        self._sync: Callable[[], None] = lambda: None
+        self._before: Callable[[], None] = lambda: None
 
     def load(self) -> Past | None:
         """What it tells, and None where it is empty or of another format; what is torn off its end is removed."""
@@ -95,9 +95,9 @@ class Journal:
         os.lseek(self._fd, 0, os.SEEK_END)
         return past
 
-    def begin(self, fingerprint: Record, total: int, sync: Callable[[], None], anew: bool) -> None:
-        """Of a job of `total` bytes of input. sync: flushes the data to disk. anew: not going on from what is there."""
-        self._sync = sync
+    def begin(self, fingerprint: Record, total: int, before: Callable[[], None], anew: bool) -> None:
+        """Of a job of `total` bytes of input. before: makes sure of what a line will tell of. anew: not going on from what is there."""
+        self._before = before
         if anew:
             os.ftruncate(self._fd, 0)
             os.lseek(self._fd, 0, os.SEEK_SET)
@@ -137,8 +137,7 @@ class Journal:
     def _append(self, records: list[Record]) -> None:
         if not records:
             return
-        if self._flush:
-            self._sync()
+        self._before()
         if self._begin is not None:
             records.insert(0, self._begin)
         data, end = memoryview(b"".join(map(_line, records))), os.lseek(self._fd, 0, os.SEEK_CUR)

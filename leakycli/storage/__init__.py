@@ -94,22 +94,22 @@ def dest_format(dest: str, to: str | None = None) -> str:
     raise UsageError(f"{shown(dest)}: a destination's suffix says its format; it must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
 
 
-def create_target(path: str, format: str, layout: Layout, begun: bool = False, flushed: bool = False) -> Target:
+def create_target(path: str, format: str, layout: Layout, begun: bool = False, flush: bool = False) -> Target:
     """A target of that format that will be at `path` (a temporary name, whatever its suffix); "-" is standard output.
 
-    begun: by an earlier run. flushed: `Target.sync` will be called.
+    begun: by an earlier run. flush: see `Target.ensure`.
     """
     if path == "-" and os.isatty(1):
         raise UsageError("standard output is a terminal, where binary data is of no use; redirect it or name a file")
     if format == "npy":
-        return NpyStreamTarget(1) if path == "-" else NpyTarget(path)
+        return NpyStreamTarget(1) if path == "-" else NpyTarget(path, flush)
     if format == "npz":
         from leakycli.storage.npz import Compressor, NpzTarget
 
-        return NpzTarget(path, Compressor.parse(layout.compressor), stream=1 if path == "-" else None, begun=begun)
+        return NpzTarget(path, Compressor.parse(layout.compressor), stream=1 if path == "-" else None, begun=begun, flush=flush)
     from leakycli.storage.zarr import ZarrTarget
 
-    return ZarrTarget(path, layout, packed=format == "zarr.zip", begun=begun, flushed=flushed)
+    return ZarrTarget(path, layout, packed=format == "zarr.zip", begun=begun, flush=flush)
 
 
 def check_layout(format: str, layout: Layout) -> None:

@@ -281,8 +281,8 @@ class Target(Protocol):
         """Take a member as finished by an earlier run, which kept that `state`. info: None for one that was copied."""
         ...
 
-    def sync(self) -> None:
-        """Flush to disk what is written."""
+    def ensure(self) -> None:
+        """Make sure that what is written is there, before anything relies on it; flush it to disk where that was asked for."""
         ...
 
     def finish(self) -> int:

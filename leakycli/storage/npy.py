@@ -358,8 +358,8 @@ class NpyTarget:
 
     warnings = ()
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, path: str, flush: bool = False) -> None:
+        self._path, self._flush = path, flush
 
     def copy(self, source: Source, member: Member) -> None:
         raise NotImplementedError("a .npy file holds one array and nothing else")
@@ -387,8 +387,9 @@ class NpyTarget:
     def restore(self, info: ArrayInfo | None, source: Source, member: Member, rule: Rule | None, state: Any) -> None:
         pass
 
-    def sync(self) -> None:
-        sync_path(self._path)
+    def ensure(self) -> None:
+        if self._flush:
+            sync_path(self._path)
 
     def finish(self) -> int:
         return os.stat(self._path).st_size
@@ -448,7 +449,7 @@ class NpyStreamTarget:
     def restore(self, info: ArrayInfo | None, source: Source, member: Member, rule: Rule | None, state: Any) -> None:
         raise NotImplementedError("a stream cannot be gone on with")
 
-    def sync(self) -> None:
+    def ensure(self) -> None:
         pass
 
     def finish(self) -> int:

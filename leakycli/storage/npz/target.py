@@ -78,12 +78,14 @@ class NpzTarget:
 
     warnings = ()
 
-    def __init__(self, path: str, compressor: Compressor | None = None, stream: int | None = None, begun: bool = False) -> None:
+    def __init__(
+        self, path: str, compressor: Compressor | None = None, stream: int | None = None, begun: bool = False, flush: bool = False
+    ) -> None:
         """compressor: for all members; by default each keeps the method it had. stream: a file descriptor, instead of a file.
 
-        begun: the file is there, of an earlier run whose members are told by `restore`.
+        begun: the file is there, of an earlier run whose members are told by `restore`. flush: see `ensure`.
         """
-        self._path, self._compressor = path, compressor
+        self._path, self._compressor, self._flush = path, compressor, flush
         self._stream = stream is not None
         self._entries: list[z.Entry] = []
         self._at = 0
@@ -145,9 +147,10 @@ class NpzTarget:
         self._entries.append(z.Entry(**state["entry"]))
         self._at = state["at"]
 
-    def sync(self) -> None:
+    def ensure(self) -> None:
         try:
-            os.fsync(self._fd)
+            if self._flush:
+                os.fsync(self._fd)
         except OSError as error:
             raise storage_error(error, self._path, "cannot flush") from None
 

@@ -20,7 +20,7 @@ import zarr
 import zarr.core.codec_pipeline
 from zarr.abc.store import Store
 
-from leakycli.errors import CorruptError, LeakyError, StorageError, shown, storage_error
+from leakycli.errors import CorruptError, LeakyError, shown, storage_error
 from leakycli.storage.zarr.metadata import ArrayDocument
 
 #: zarr's configuration is the process's own: one at a time, and only around opening.
@@ -118,7 +118,7 @@ def explained(error: Exception, where: str, doing: str) -> LeakyError:
     # zarrs tells the system's errors in words.
     if found := re.search(r"os error (\d+)", str(error)):
         code = int(found[1])
-        return StorageError(f"{doing} {where}: {os.strerror(code) if code in errno.errorcode else shown(str(error))}")
+        return storage_error(OSError(code, os.strerror(code) if code in errno.errorcode else shown(str(error))), where, doing)
     if isinstance(error, MemoryError):
         return CorruptError(f"{where}: cannot be decoded: it needs more memory than there is")
     text = shown(" ".join(str(error).split()))[:200]

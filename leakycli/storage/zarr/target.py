@@ -19,7 +19,7 @@ import zarr.codecs
 from zarr.storage import LocalStore
 
 from leakycli._version import __version__
-from leakycli.errors import LeakyError, LossError, UnsupportedError, UsageError, shown, storage_error
+from leakycli.errors import LeakyError, LossError, StorageError, UnsupportedError, UsageError, shown, storage_error
 from leakycli.kernel import NanError, transform
 from leakycli.regions import Box, Grid, Index
 from leakycli.rule import Rule
@@ -134,20 +134,21 @@ def _blosc(codec: str, level: int, shuffle: str, zarr_format: int) -> Any:
 class ZarrTarget:
     """A hierarchy to be, in a folder at `path`, or packed into an archive there."""
 
-    def __init__(self, path: str, layout: Layout, packed: bool = False, begun: bool = False, flushed: bool = False) -> None:
-        """begun: the folder is there, of an earlier run. flushed: what is written is kept in mind for `sync`."""
+    def __init__(self, path: str, layout: Layout, packed: bool = False, begun: bool = False, flush: bool = False) -> None:
+        """begun: the folder is there, of an earlier run. flush: see `ensure`."""
         self._path, self._layout, self._packed = path, layout, packed
         self._folder = f"{path}.folder" if packed else path
         self.warnings: list[str] = []
         self._groups: set[str] = set()
         self._changed: dict[str, dict[str, Any]] = {}
         self._begun = begun
-        self._written: list[str] | None = [] if flushed else None
+        self._written: list[str] | None = [] if flush else None
         try:
             if not begun:
                 os.mkdir(self._folder)
             elif packed and os.path.lexists(path):
                 os.unlink(path)
+            self._identity = os.stat(self._folder)
         except OSError as error:
             raise storage_error(error, self._folder, "cannot write") from None
 
@@ -246,7 +247,14 @@ class ZarrTarget:
         elif member.array is None and member.problem is None:
             self._groups.add(member.key)
 
-    def sync(self) -> None:
+    def ensure(self) -> None:
+        try:
+            # zarr makes the folders that it needs, and would not notice.
+            there = os.path.samestat(self._identity, os.stat(self._folder))
+        except OSError:
+            there = False
+        if not there:
+            raise StorageError(f"cannot write {shown(self._folder)}: it was taken away while it was written")
         if self._written:
             folders = {self._folder}
             for path in dict.fromkeys(self._written):
