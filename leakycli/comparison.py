@@ -8,7 +8,7 @@ import tempfile
 from dataclasses import dataclass, replace
 from typing import Any
 
-from leakycli import events
+from leakycli import events, stopping
 from leakycli.compare import ComparingWriter, Difference
 from leakycli.errors import LossError
 from leakycli.executors import local_executor
@@ -132,6 +132,7 @@ def _compare_array(
         spool_folder(planned) as folder,
         contextlib.closing(opened.reader(member)) as given,
         contextlib.closing(found.reader(there)) as written,
+        stopping.guarded(),
         local_executor(workers, planned.count) as executor,
     ):
         reader, there_reader = (fitting_reader(planned, end, os.path.join(folder, "spool.npy")) for end in (given, written))

@@ -13,7 +13,7 @@ from concurrent.futures import Executor
 from datetime import UTC, datetime
 from typing import Any
 
-from leakycli import events, machine, storage
+from leakycli import events, machine, stopping, storage
 from leakycli._version import __version__
 from leakycli.comparison import compare_sources, comparing_bytes
 from leakycli.errors import DifferenceError, LeakyError, LossError, SourceChangedError, StorageError, UsageError, shown, storage_error
@@ -286,7 +286,7 @@ class Job:
         """Write every member in turn; returns the results of those that are transformed, by key."""
         results: dict[str, ArrayResult] = {}
         planned = {array.name: array for array in self.plan.arrays}
-        with local_executor(self.plan.workers, self.plan.regions) as executor, self._spool() as spool:
+        with stopping.guarded(), local_executor(self.plan.workers, self.plan.regions) as executor, self._spool() as spool:
             for member in self._source.members:
                 plan, rule = planned.get(member.key), self._members.get(member.key)
                 if plan is None and (self._format == "npy" or _family(self._format) != _family(self._source.format)):

@@ -22,6 +22,7 @@ import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 #: Changes when journals of older versions cannot be gone on from.
@@ -192,6 +193,7 @@ def _read_all(fd: int) -> bytes:
     return b"".join(parts)
 
 
+@cache
 def boot_id() -> str:
     """What tells this start of the system from all others; "" where the system does not say."""
     try:

@@ -12,6 +12,7 @@ from typing import Any, Generic
 import numpy as np
 from numpy.typing import NDArray
 
+from leakycli import stopping
 from leakycli.errors import LossError
 from leakycli.kernel import NanError
 from leakycli.onepass import OnePass, UnitResult, constant, sample_stride
@@ -167,6 +168,7 @@ def run(
         if start and reader.cumulative:
             _read_again(plan, reader, start)
         for region in plan.regions(start):
+            stopping.check()
             if len(pending) >= window(workers):
                 take_oldest()
             fetched = None
@@ -177,6 +179,7 @@ def run(
                 reader.fetch(region, fetched)
             pending.append((region, fetched, executor.submit(task, region, fetched)))
         while pending:
+            stopping.check()
             take_oldest()
         reader.finish()
         writer.finish()
@@ -191,6 +194,7 @@ def run(
 def _read_again(plan: ArrayPlan[R], reader: Reader[R], stop: int) -> None:
     """Read the regions before the position `stop`, which a reader that must read all of an array has not read in this process."""
     for region in plan.regions():
+        stopping.check()
         if plan.position(region) > stop:
             return
         buffer = np.empty(region.size * plan.itemsize_in, np.uint8)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from leakycli import stopping
 from leakycli.plan import ArrayPlan, FlatPlan, GridPlan
 from leakycli.regions import Grid, Presence
 from leakycli.rule import Rule
@@ -80,6 +81,7 @@ def copy_array(plan: ArrayPlan[Any], ends: tuple[Reader[Any], Writer[Any]]) -> N
     itemsize = plan.itemsize_in
     with contextlib.closing(reader), contextlib.closing(writer):
         for region in plan.regions():
+            stopping.check()
             fetched = None
             if reader.sequential:
                 fetched = np.empty(region.size * itemsize, np.uint8)

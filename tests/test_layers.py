@@ -31,11 +31,18 @@ LAYERS = (
     ("regions", "onepass"),
     ("summary", "kernel"),
     ("rule",),
-    ("errors", "_version"),
+    ("errors", "_version", "stopping"),
 )
 
 #: Packages that may be imported at a module's top level, and below which module only.
-OWNERS = {"click": "cli", "zarr": "storage.zarr", "numcodecs": "storage.zarr", "dask": "executors", "distributed": "executors"}
+OWNERS = {
+    "click": "cli",
+    "google_crc32c": "storage.zarr",
+    "zarr": "storage.zarr",
+    "numcodecs": "storage.zarr",
+    "dask": "executors",
+    "distributed": "executors",
+}
 
 #: Never at top level: they cost more than a small run.
 LAZY = {"rich", "zarr", "dask", "distributed", "fsspec", "jinja2"}

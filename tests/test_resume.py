@@ -318,20 +318,23 @@ def test_a_batch_does_only_what_is_missing(leakycli: Run, tmp_path: Path) -> Non
 @pytest.mark.parametrize(("source", "dest"), [("in.npy", "out.npy"), ("in.zarr", "out.zarr")])
 def test_a_signal_leaves_what_is_done_and_says_how_to_go_on(leakycli: Run, tmp_path: Path, signum: int, source: str, dest: str) -> None:
     if source == "in.npy":
-        np.lib.format.open_memmap(tmp_path / source, "w+", "f4", (400_000_000,)).flush()
+        np.lib.format.open_memmap(tmp_path / source, "w+", "f4", (150_000_000,)).flush()
     else:
-        x = np.random.default_rng(1).standard_normal((6000, 1000)).astype("f4")
+        x = np.random.default_rng(1).standard_normal((3000, 1000)).astype("f4")
         zarr.create_array(tmp_path / source, data=x, chunks=(100, 1000), compressors=zarr.codecs.GzipCodec(level=9))
-    process = subprocess.Popen([sys.executable, "-m", "leakycli", "apply", source, dest], cwd=tmp_path, stderr=subprocess.PIPE)
-    lines = tmp_path / f"{dest}.partial.journal"
-    deadline = time.monotonic() + 60
-    while not lines.exists() or not lines.stat().st_size:
-        assert process.poll() is None, "it ended before it could be stopped"
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-    asked = time.monotonic()
-    process.send_signal(signum)
-    _, said = process.communicate(timeout=30)
+    with subprocess.Popen([sys.executable, "-m", "leakycli", "apply", source, dest], cwd=tmp_path, stderr=subprocess.PIPE) as process:
+        try:
+            lines = tmp_path / f"{dest}.partial.journal"
+            deadline = time.monotonic() + 60
+            while not lines.exists() or not lines.stat().st_size:
+                assert process.poll() is None, "it ended before it could be stopped"
+                assert time.monotonic() < deadline
+                time.sleep(0.001)
+            asked = time.monotonic()
+            process.send_signal(signum)
+            _, said = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert time.monotonic() - asked < 5
     assert process.returncode == -signum
     assert (

@@ -7,6 +7,8 @@ import signal
 from collections.abc import Iterator
 from types import FrameType
 
+from leakycli import stopping
+
 
 class Interrupted(BaseException):
     """The process was asked to stop by `signal`. No Exception: nothing but the end of the program may handle it."""
@@ -18,7 +20,9 @@ class Interrupted(BaseException):
 
 @contextlib.contextmanager
 def deliver_signals() -> Iterator[None]:
-    """Raise `Interrupted` in the main thread for the first signal that asks to stop; later ones wait for the clean-up.
+    """Raise `Interrupted` in the main thread for the first signal that asks to stop, at once or after the region at hand.
+
+    Later ones wait for the clean-up.
 
     A signal that the process was started to ignore (nohup) stays ignored.
     """
@@ -26,7 +30,7 @@ def deliver_signals() -> Iterator[None]:
     def interrupt(signum: int, frame: FrameType | None) -> None:
         if not received:
             received.append(signum)
-            raise Interrupted(signum)
+            stopping.ask(Interrupted(signum))
 
     received: list[int] = []
     before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}

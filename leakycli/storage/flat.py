@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from leakycli import stopping
 from leakycli.regions import Box, Span, cuts, spans
 from leakycli.storage.base import Array, ArrayInfo, Reader, Writer
 from leakycli.storage.npy import NpyReader, NpyTarget
@@ -109,6 +110,7 @@ def spooled(reader: Reader[Span], path: str) -> NpyReader:
     with contextlib.closing(reader), contextlib.closing(writer):
         buffer = np.empty(_PIECE * reader.info.dtype.itemsize, np.uint8)
         for span in spans(0, reader.info.size, _PIECE):
+            stopping.check()
             exact = buffer[: span.size * reader.info.dtype.itemsize]
             if reader.sequential:
                 reader.fetch(span, exact)
@@ -144,6 +146,7 @@ class SpoolingWriter:
         with contextlib.closing(NpyReader(self._path, self.info, self._spool.offset)) as reader:
             buffer = np.empty(_PIECE * self.info.dtype.itemsize, np.uint8)
             for span in spans(0, self.info.size, _PIECE):
+                stopping.check()
                 y, _ = reader.read(span, buffer)
                 self._writer.commit([self._writer.write(span, y)])
         self._writer.finish()

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy_format
 
+from leakycli import stopping
 from leakycli.errors import CorruptError, LeakyError, SourceChangedError, UnsupportedError, shown, storage_error
 from leakycli.regions import Span
 from leakycli.rule import Rule, refuse_unsupported
@@ -50,7 +51,7 @@ def wait_ready(fd: int, event: int) -> None:
     poll = select.poll()
     poll.register(fd, event)
     while not poll.poll(200):
-        pass
+        stopping.check()
 
 
 def read_exactly(fd: int, size: int) -> bytes:

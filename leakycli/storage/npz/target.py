@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from isal import isal_zlib
 
+from leakycli import stopping
 from leakycli.errors import UnsupportedError, UsageError, storage_error
 from leakycli.regions import Span
 from leakycli.rule import Rule
@@ -127,15 +128,17 @@ class NpzTarget:
         compressor = Compressor.of(self._compressor, source, member)
         if self._compressor is None or compressor.method == had.compress_type:
             for _ in source.contents(member, _PIECE):
-                pass
+                stopping.check()
             sizes = had.CRC, had.compress_size, had.file_size
             self._started(z.Entry(member.key, had.compress_type, self._at, *sizes, had.flag_bits, had.extract_version))
             for data in source.raw(member, _PIECE):
+                stopping.check()
                 self.append(data)
         else:
             entry = self._started(z.Entry(member.key, compressor.method, self._at, follow=self._stream))
             writer = NpzOrderedWriter(None, compressor, (self, entry))
             for data in source.contents(member, _PIECE):
+                stopping.check()
                 writer.commit([writer.encode(data)])
             writer.finish()
 

@@ -1,7 +1,8 @@
 """What the decoders of chunks pass over.
 
 One reads on in whatever memory follows a blosc chunk that is cut off; another takes a chunk of a shard that decodes to more than belongs
-there, and does not survive a shard's index that points past its end. So headers and indices are looked at first.
+there, does not survive a shard's index that points past its end, and leaves out the checksum of a chunk of which it needs a part only, as
+at the edges of an array. So headers, indices and such checksums are looked at first.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 from math import prod
 from typing import BinaryIO
 
+import google_crc32c
 import numpy as np
 
 from leakycli.errors import CorruptError
@@ -42,11 +44,14 @@ class Inspector:
                 self._index = count, configuration.get("index_location", "end") == "start", checksum
             self._chain = codec_chain(document, configuration["codecs"])
 
-    def check(self, file: BinaryIO) -> None:
-        """Look at the write unit that `file` holds. Raises CorruptError saying what is wrong, but not where."""
+    def check(self, file: BinaryIO, whole: bool) -> None:
+        """Look at the write unit that `file` holds. whole: it lies in the array as a whole.
+
+        Raises CorruptError saying what is wrong, but not where.
+        """
         size = file.seek(0, os.SEEK_END)
         if self._index is None:
-            _check_chunk(file, 0, size, self._chain, self._bytes)
+            self._check_chunk(file, 0, size, whole)
             return
         count, first, checksum = self._index
         length = 16 * count + checksum
@@ -58,10 +63,17 @@ class Inspector:
         if (lengths > size).any() or (offsets > size - lengths).any():
             raise CorruptError("cannot be decoded: its index points past its end")
         for offset, length in zip(offsets.tolist(), lengths.tolist(), strict=True):
-            _check_chunk(file, offset, length, self._chain, self._bytes)
+            self._check_chunk(file, offset, length, whole)
+
+    def _check_chunk(self, file: BinaryIO, start: int, size: int, whole: bool) -> None:
+        if not whole and self._chain and self._chain[-1][0] == "crc32c":
+            data = _part(file, start, size)
+            if google_crc32c.value(data[:-_CRC32C]) != int.from_bytes(data[-_CRC32C:], "little"):
+                raise CorruptError("cannot be decoded: its checksum (crc32c) does not match")
+        _check_header(file, start, size, self._chain, self._bytes)
 
 
-def _check_chunk(file: BinaryIO, start: int, size: int, chain: Codecs, nbytes: int) -> None:
+def _check_header(file: BinaryIO, start: int, size: int, chain: Codecs, nbytes: int) -> None:
     """Compare what a chunk of `size` bytes says of itself with the `nbytes` bytes it should decode to."""
     names = [name for name, _ in chain]
     while names and names[-1] == "crc32c":

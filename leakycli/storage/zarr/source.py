@@ -137,9 +137,10 @@ class ZarrSource:
         for name in ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata"):
             if (text := self.tree.read(f"{here}/{name}" if here else name)) is not None:
                 texts[name] = text
-                self._digest.update(f"{key}/{name}\0{len(text)}\0".encode("utf-8", "surrogateescape") + text)
         if not any(name in texts for name in DOCUMENTS):
             return
+        for name, text in texts.items():
+            self._digest.update(f"{key}/{name}\0{len(text)}\0".encode("utf-8", "surrogateescape") + text)
         document = "zarr.json" if "zarr.json" in texts else ".zarray" if ".zarray" in texts else ".zgroup"
         where = self.tree.where(f"{here}/{document}" if here else document)
         fields = _parsed(texts[document], where)
@@ -208,25 +209,25 @@ class ZarrReader:
 
     def read(self, region: Box, buffer: Array) -> tuple[Array, None]:
         x: Array = buffer[: region.size * self.info.dtype.itemsize].view(self.info.dtype).reshape(region.shape)
-        keys = [self._chunk(number) for number in self._grid.units(region) if number in self._stored]
-        for key in keys:
-            self._inspect(key)
+        keys = [(number, self._chunk(number)) for number in self._grid.units(region) if number in self._stored]
+        for number, key in keys:
+            self._inspect(number, key)
         try:
             self._read(region, x)
         except Exception as error:
             raise self._diagnosed(region, error) from None
-        for key in keys:
+        for _, key in keys:
             # What is gone zarr takes for what never was.
             if not self._tree.holds(key):
                 raise self._gone(key)
         return x, None
 
-    def _inspect(self, key: str) -> None:
+    def _inspect(self, number: int, key: str) -> None:
         """Raise what the decoders pass over, and what the system says; a pipeline in another language may not tell it."""
         where = self._tree.where(key)
         try:
             with self._tree.open(key) as file:
-                self._inspector.check(file)
+                self._inspector.check(file, self._grid.box(self._grid.index(number)).shape == self._grid.unit)
         except FileNotFoundError:
             raise self._gone(key) from None
         except CorruptError as error:

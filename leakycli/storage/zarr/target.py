@@ -18,6 +18,7 @@ import zarr
 import zarr.codecs
 from zarr.storage import LocalStore
 
+from leakycli import stopping
 from leakycli._version import __version__
 from leakycli.errors import LeakyError, LossError, StorageError, UnsupportedError, UsageError, shown, storage_error
 from leakycli.kernel import NanError, transform
@@ -230,12 +231,17 @@ class ZarrTarget:
     def copy(self, source: Source, member: Member) -> None:
         """Take over a group's documents, or an array with all its chunks, byte for byte."""
         assert isinstance(source, ZarrSource), "only a hierarchy has nodes to copy"
-        if (member.array is not None or member.problem is not None) and self._layout.zarr_format not in (None, _format_of(source, member)):
+        if (
+            self._layout.zarr_format is not None
+            and member.key in source.documents
+            and self._layout.zarr_format != _format_of(source, member)
+        ):
             raise UsageError(f"array {shown(member.name)}: is copied as it is, and so stays in its Zarr format; leave --zarr-format out")
         self.restore(None, source, member, None, None)
         under = source.key(member)
         skip = len(under) + 1 if under else 0
         for entry in source.files(member):
+            stopping.check()
             self._write(os.path.join(member.key, entry.key[skip:]), source.tree.read(entry.key) or b"")
 
     def state(self) -> Any:

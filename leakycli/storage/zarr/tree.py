@@ -24,6 +24,10 @@ class Entry:
     folder: bool
 
 
+#: Most links to folders on the way to a file.
+_MOST_LINKS = 2
+
+
 class Tree(Protocol):
     """Where a hierarchy is kept; picklable."""
 
@@ -128,11 +132,15 @@ class FolderTree:
             os.stat(item.path)  # says what is wrong with a broken link
             raise CorruptError(f"{self.where(key)}: is neither a file nor a folder")
         if item.is_symlink():
-            found, around = os.stat(item.path), key
+            found, around, links = os.stat(item.path), key, 1
             while around:
                 around = around.rpartition("/")[0]
+                links += bool(around) and os.path.islink(os.path.join(self.path, around))
                 if os.path.samestat(found, os.stat(os.path.join(self.path, around))):
                     raise CorruptError(f"{self.where(key)}: is a link to a folder that it lies in")
+            if links > _MOST_LINKS:
+                # A few folders that link to one another crosswise would be more than any number of files.
+                raise CorruptError(f"{self.where(key)}: leads through {links} links to folders; more than {_MOST_LINKS} are not followed")
         return True
 
     def holds(self, key: str) -> bool:
