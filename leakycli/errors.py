@@ -7,6 +7,8 @@ line: what is wrong, where, and what to do. Anything else that escapes is a defe
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
+from itertools import islice
 
 
 class LeakyError(Exception):
@@ -61,10 +63,27 @@ class BatchError(LeakyError):
     exit_code = 6
 
 
-def shown(name: str | os.PathLike[str]) -> str:
-    """`name` as it can be printed: control characters, surrogates and other unprintables as escapes."""
-    text = os.fspath(name)
+#: Characters of a name that are shown.
+_LONGEST_SHOWN = 500
+
+
+def visible(text: str) -> str:
+    """`text` as it can be printed: control characters, surrogates and other unprintables as escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def shown(name: str | os.PathLike[str]) -> str:
+    """`name`, or what another library says, as it can be printed in a message; the middle of a long one is left out."""
+    text = visible(os.fspath(name))
+    if len(text) <= _LONGEST_SHOWN:
+        return text
+    return f"{text[: _LONGEST_SHOWN // 2]}...{text[-_LONGEST_SHOWN // 2 :]}"
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first of `names`, for a message."""
+    several = [shown(name[:80]) for name in islice(names, 11)]
+    return ", ".join(several[:10]) + (", ..." if len(several) > 10 else "")
 
 
 def storage_error(error: OSError, path: str | os.PathLike[str], doing: str) -> StorageError:

@@ -16,7 +16,17 @@ from typing import Any
 from leakycli import events, machine, stopping, storage
 from leakycli._version import __version__
 from leakycli.comparison import compare_sources, comparing_bytes
-from leakycli.errors import DifferenceError, LeakyError, LossError, SourceChangedError, StorageError, UsageError, shown, storage_error
+from leakycli.errors import (
+    DifferenceError,
+    LeakyError,
+    LossError,
+    SourceChangedError,
+    StorageError,
+    UsageError,
+    listed,
+    shown,
+    storage_error,
+)
 from leakycli.executors import local_executor
 from leakycli.journal import Journal, Past
 from leakycli.onepass import sample_stride, scratch_bytes
@@ -117,7 +127,7 @@ class Job:
         """The rule for each member that is transformed, by its key. What else goes into the destination is copied."""
         chosen = self._options.choose(self._source.members, self._source_path)
         if self._format == "npy" and len(chosen) > 1:
-            names = ", ".join(shown(member.name) for member in chosen)
+            names = listed(member.name for member in chosen)
             raise UsageError(
                 f"{shown(self._source_path)}: holds several arrays and {shown(self._dest_path)} takes one; choose with --only: {names}"
             )

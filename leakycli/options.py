@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from leakycli import machine
-from leakycli.errors import LeakyError, UsageError, shown
+from leakycli.errors import LeakyError, UsageError, listed, shown
 from leakycli.plan import ArrayPlan, Plan, plan_run
 from leakycli.rule import Rule
 from leakycli.storage import ArrayInfo, Layout, Member
@@ -82,7 +82,7 @@ class Options:
         Raises UsageError where none is left or a pattern of `only` meets no array, and the error of a chosen array that cannot be read.
         """
         arrays = [member for member in members if member.array is not None or member.problem is not None]
-        names = ", ".join(shown(member.name) for member in arrays[:20]) + (", ..." if len(arrays) > 20 else "")
+        names = listed(member.name for member in arrays)
         for pattern in self.only:
             if not any(fnmatchcase(member.name, pattern) for member in arrays):
                 raise UsageError(f"{shown(path)}: no array is named {shown(pattern)} (--only); there are: {names}")

@@ -14,7 +14,7 @@ import click
 
 from leakycli._version import __version__
 from leakycli.cli.signals import Interrupted, deliver_signals
-from leakycli.errors import LeakyError, shown
+from leakycli.errors import LeakyError, visible
 
 _COMMANDS = ("apply", "info", "verify")
 
@@ -133,7 +133,7 @@ def _flushed(code: int) -> int:
 def _say(message: str) -> None:
     """One line on standard error; whatever got into the message cannot break it or steer the terminal."""
     try:
-        sys.stderr.write(f"leakycli: {shown(message)}\n")
+        sys.stderr.write(f"leakycli: {visible(message)}\n")
         sys.stderr.flush()
     except OSError:
         pass

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from leakycli.cli import options as o
-from leakycli.errors import BatchError, LeakyError, UsageError, shown
+from leakycli.errors import BatchError, LeakyError, UsageError, shown, visible
 
 if TYPE_CHECKING:
     from leakycli.api import Options
@@ -114,11 +114,11 @@ def _each(jobs: list[Job], given: dict[str, Any], work: Any) -> int:
             if len(jobs) == 1:
                 raise
             failed += 1
-            click.echo(f"leakycli: {shown(str(error))}", err=True)
+            click.echo(f"leakycli: {visible(str(error))}", err=True)
             if given["json"]:
                 from json import dumps
 
-                click.echo(dumps({"source": shown(job.source), "error": shown(str(error)), "exit_code": error.exit_code}))
+                click.echo(dumps({"source": visible(job.source), "error": visible(str(error)), "exit_code": error.exit_code}))
             if given["fail_fast"]:
                 break
     if failed:

@@ -8,7 +8,7 @@ from json import dumps
 import click
 
 from leakycli.cli import options as o
-from leakycli.errors import BatchError, LeakyError, shown
+from leakycli.errors import BatchError, LeakyError, visible
 
 
 @click.command("info", short_help="Show what arrays are in SOURCE.")
@@ -27,7 +27,7 @@ def command(sources: tuple[str, ...], json: bool) -> None:
             if len(sources) == 1:
                 raise
             failed += 1
-            click.echo(f"leakycli: {shown(str(error))}", err=True)
+            click.echo(f"leakycli: {visible(str(error))}", err=True)
             continue
         if json:
             click.echo(dumps(values))

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from leakycli import events
-from leakycli.errors import shown
+from leakycli.errors import visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -38,7 +38,7 @@ def observer(kind: str, quiet: bool) -> Iterator[events.Observer]:
 
 
 def _json(event: events.Event) -> None:
-    fields = {key: shown(value) if isinstance(value, str) else value for key, value in asdict(event).items()}
+    fields = {key: visible(value) if isinstance(value, str) else value for key, value in asdict(event).items()}
     sys.stderr.write(json.dumps({"event": type(event).__name__, **fields}) + "\n")
     sys.stderr.flush()
 
@@ -59,7 +59,7 @@ class _Plain:
         if isinstance(event, events.Finished) or now - self._last >= _PLAIN_EVERY:
             self._last = now
             share = 100 * self._done // self._total if self._total else 100
-            sys.stderr.write(f"{shown(event.source)}: {share} % of {self._total / 1e6:.1f} MB\n")
+            sys.stderr.write(f"{visible(event.source)}: {share} % of {self._total / 1e6:.1f} MB\n")
             sys.stderr.flush()
 
 
@@ -92,7 +92,7 @@ class _Bar:
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
         self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
         self._progress.start()
-        self._task = self._progress.add_task(escape(shown(source)), total=self._total)
+        self._task = self._progress.add_task(escape(visible(source)), total=self._total)
 
     def close(self) -> None:
         if self._progress is not None:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from math import prod
 from typing import TYPE_CHECKING, Any, TextIO
 
-from leakycli.errors import shown
+from leakycli.errors import visible
 from leakycli.report.model import ArrayReport, Distribution, Report
 
 if TYPE_CHECKING:
@@ -30,9 +30,9 @@ def render_report(report: Report, stream: TextIO) -> None:
     from rich.table import Table
 
     console = _console(stream)
-    _say(console, f"{shown(report.source.path)} -> {shown(report.destination.path)}")
+    _say(console, f"{visible(report.source.path)} -> {visible(report.destination.path)}")
     for array in report.arrays:
-        name = f"{shown(array.name)}: " if array.name else ""
+        name = f"{visible(array.name)}: " if array.name else ""
         if array.losses is None:
             _say(console, f"{name}{_shape(array.shape)} {array.dtype_before}, copied")
             continue
@@ -57,7 +57,7 @@ def render_report(report: Report, stream: TextIO) -> None:
         + (", verified" if report.verified else ""),
     )
     for warning in report.warnings:
-        _say(console, f"warning: {shown(warning)}")
+        _say(console, f"warning: {visible(warning)}")
 
 
 def render_line(report: Report, stream: TextIO) -> None:
@@ -66,24 +66,24 @@ def render_line(report: Report, stream: TextIO) -> None:
     lost = [f"{number:,} {kind.replace('_', ' ')}" for kind, number in asdict(report.losses).items() if number]
     _say(
         _console(stream),
-        f"{shown(report.source.path)} -> {shown(report.destination.path)}: {count:,} elements"
+        f"{visible(report.source.path)} -> {visible(report.destination.path)}: {count:,} elements"
         + (f", lost: {', '.join(lost)}" if lost else "")
-        + "".join(f"; warning: {shown(warning)}" for warning in report.warnings),
+        + "".join(f"; warning: {visible(warning)}" for warning in report.warnings),
     )
 
 
 def plan_values(source: str, dest: str, plan: Plan) -> dict[str, Any]:
     """A plan as plain JSON values; sizes in bytes."""
     return {
-        "source": shown(source),
-        "destination": shown(dest),
+        "source": visible(source),
+        "destination": visible(dest),
         "bytes_in": plan.bytes_in,
         "bytes_out": plan.bytes_out,
         "regions": plan.regions,
         "workers": plan.workers,
         "memory_bound": plan.memory.bound,
         "memory_projected": plan.memory.projected,
-        "arrays": [{"name": shown(a.name), "elements": a.size, "part_elements": a.largest_part, "regions": a.count} for a in plan.arrays],
+        "arrays": [{"name": visible(a.name), "elements": a.size, "part_elements": a.largest_part, "regions": a.count} for a in plan.arrays],
     }
 
 
@@ -101,12 +101,12 @@ def render_plan(values: dict[str, Any], stream: TextIO) -> None:
 def info_values(path: str, found: SourceInfo) -> dict[str, Any]:
     """What `info` found as plain JSON values; bytes is None for a stream."""
     return {
-        "path": shown(path),
+        "path": visible(path),
         "format": found.format,
         "bytes": found.bytes,
         "arrays": [
             {
-                "name": shown(array.name),
+                "name": visible(array.name),
                 "shape": list(array.shape),
                 "dtype": array.dtype.name,
                 "byte_order": "native" if array.dtype.isnative else "swapped",
@@ -118,8 +118,8 @@ def info_values(path: str, found: SourceInfo) -> dict[str, Any]:
             for member in found.members
             if (array := member.array) is not None
         ],
-        "unsupported": [{"name": shown(m.name), "problem": shown(str(m.problem))} for m in found.members if m.problem is not None],
-        "others": [shown(m.key) for m in found.members if m.array is None and m.problem is None],
+        "unsupported": [{"name": visible(m.name), "problem": visible(str(m.problem))} for m in found.members if m.problem is not None],
+        "others": [visible(m.key) for m in found.members if m.array is None and m.problem is None],
     }
 
 
@@ -168,7 +168,7 @@ def comparison_values(comparison: Comparison) -> dict[str, Any]:
     from leakycli.report.model import plain
 
     values = asdict(comparison)
-    values["source"], values["destination"] = shown(comparison.source), shown(comparison.destination)
+    values["source"], values["destination"] = visible(comparison.source), visible(comparison.destination)
     result: dict[str, Any] = plain({"equal": comparison.equal} | values)
     return result
 

@@ -23,6 +23,7 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from io import BytesIO
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -120,6 +121,9 @@ def _parse(header: bytes, version: int, array: str) -> ArrayInfo:
     except (ValueError, TypeError, SyntaxError, KeyError, IndexError, AttributeError, OverflowError, MemoryError, RecursionError):
         raise CorruptError(f"has a malformed header: {_brief(descr)} is no dtype") from None
     refuse_unsupported(dtype)
+    if prod(n for n in shape if n) * dtype.itemsize >= 1 << 63:
+        # Also where it has none: numpy refuses that.
+        raise CorruptError(f"has a malformed header: an array of the shape {_brief(shape)} is too large to be")
     return ArrayInfo(array, shape, dtype, fortran)
 
 

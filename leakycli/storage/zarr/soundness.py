@@ -14,7 +14,6 @@ from typing import BinaryIO
 import google_crc32c
 import numpy as np
 
-from leakycli.errors import CorruptError
 from leakycli.storage.zarr.metadata import ArrayDocument, Codecs, codec_chain
 
 #: Offset and length of a chunk that a shard does not hold (zarr v3 specification, sharding codec).
@@ -44,56 +43,53 @@ class Inspector:
                 self._index = count, configuration.get("index_location", "end") == "start", checksum
             self._chain = codec_chain(document, configuration["codecs"])
 
-    def check(self, file: BinaryIO, whole: bool) -> None:
-        """Look at the write unit that `file` holds. whole: it lies in the array as a whole.
-
-        Raises CorruptError saying what is wrong, but not where.
-        """
+    def problem(self, file: BinaryIO, whole: bool) -> str | None:
+        """What is wrong with the write unit that `file` holds; None where nothing is. whole: it lies in the array as a whole."""
         size = file.seek(0, os.SEEK_END)
         if self._index is None:
-            self._check_chunk(file, 0, size, whole)
-            return
+            return self._chunk_problem(file, 0, size, whole)
         count, first, checksum = self._index
         length = 16 * count + checksum
         if size < length:
-            raise CorruptError("cannot be decoded: it is cut off")
+            return "it is cut off"
         index = np.frombuffer(_part(file, 0 if first else size - length, 16 * count), "<u8").reshape(count, 2)
         held = index[(index != _ABSENT).any(axis=1)]
         offsets, lengths = held[:, 0], held[:, 1]
         if (lengths > size).any() or (offsets > size - lengths).any():
-            raise CorruptError("cannot be decoded: its index points past its end")
-        for offset, length in zip(offsets.tolist(), lengths.tolist(), strict=True):
-            self._check_chunk(file, offset, length, whole)
+            return "its index points past its end"
+        problems = (self._chunk_problem(file, *chunk, whole) for chunk in zip(offsets.tolist(), lengths.tolist(), strict=True))
+        return next(filter(None, problems), None)
 
-    def _check_chunk(self, file: BinaryIO, start: int, size: int, whole: bool) -> None:
+    def _chunk_problem(self, file: BinaryIO, start: int, size: int, whole: bool) -> str | None:
         if not whole and self._chain and self._chain[-1][0] == "crc32c":
             data = _part(file, start, size)
             if google_crc32c.value(data[:-_CRC32C]) != int.from_bytes(data[-_CRC32C:], "little"):
-                raise CorruptError("cannot be decoded: its checksum (crc32c) does not match")
-        _check_header(file, start, size, self._chain, self._bytes)
+                return "its checksum (crc32c) does not match"
+        return _header_problem(file, start, size, self._chain, self._bytes)
 
 
-def _check_header(file: BinaryIO, start: int, size: int, chain: Codecs, nbytes: int) -> None:
-    """Compare what a chunk of `size` bytes says of itself with the `nbytes` bytes it should decode to."""
+def _header_problem(file: BinaryIO, start: int, size: int, chain: Codecs, nbytes: int) -> str | None:
+    """What is wrong with a chunk of `size` bytes, by what it says of itself, when it should decode to `nbytes` bytes."""
     names = [name for name, _ in chain]
     while names and names[-1] == "crc32c":
         names.pop()
         size -= _CRC32C
-    if not names or names[-1] not in ("blosc", "zstd", "gzip"):
-        return
+    if set(names) <= _AS_THEY_ARE:
+        return f"it has {size} bytes, where {nbytes} belong" if size != nbytes else None
     said: int | None = None
     if names[-1] == "blosc":
         header = _part(file, start, 16)
         if size < 16 or len(header) < 16 or int.from_bytes(header[12:], "little") > size:
-            raise CorruptError("cannot be decoded: it is cut off")
+            return "it is cut off"
         said = int.from_bytes(header[4:8], "little")
     elif names[-1] == "zstd":
-        said = _zstd_size(_part(file, start, min(size, 18)))
-    elif size >= 18:
+        said = _zstd_size(_part(file, start, max(min(size, 18), 0)))
+    elif names[-1] == "gzip" and size >= 18:
         # Of the last part, where there are several; modulo 4 GiB.
         said = int.from_bytes(_part(file, start + size - 4, 4), "little")
     if said is not None and said > nbytes and set(names[:-1]) <= _AS_THEY_ARE:
-        raise CorruptError(f"cannot be decoded: it holds {said} bytes, where {nbytes} belong")
+        return f"it holds {said} bytes, where {nbytes} belong"
+    return None
 
 
 def _zstd_size(header: bytes) -> int | None:

@@ -153,8 +153,11 @@ class ZarrSource:
             return
         if node != "group":
             raise CorruptError(f"{where}: its node_type is neither array nor group")
-        if ".zmetadata" in texts:
-            _parsed(texts[".zmetadata"], self.tree.where(f"{here}/.zmetadata" if here else ".zmetadata"))
+        if not isinstance(fields.get("attributes", {}), dict):
+            raise CorruptError(f"{where}: has attributes that are no JSON object")
+        for name in (".zattrs", ".zmetadata"):
+            if name in texts and document == ".zgroup":
+                _parsed(texts[name], self.tree.where(f"{here}/{name}" if here else name))
         yield Member(key, key)
         for entry in self.tree.children(here):
             if entry.folder:
@@ -227,13 +230,13 @@ class ZarrReader:
         where = self._tree.where(key)
         try:
             with self._tree.open(key) as file:
-                self._inspector.check(file, self._grid.box(self._grid.index(number)).shape == self._grid.unit)
+                problem = self._inspector.problem(file, self._grid.box(self._grid.index(number)).shape == self._grid.unit)
         except FileNotFoundError:
             raise self._gone(key) from None
-        except CorruptError as error:
-            raise CorruptError(f"{where}: {error}") from None
         except OSError as error:
             raise engine.explained(error, where, "cannot read") from None
+        if problem is not None:
+            raise CorruptError(f"{where}: cannot be decoded: {problem}")
 
     def _gone(self, key: str) -> LeakyError:
         return SourceChangedError(f"{self._tree.where(key)}: was deleted while it was read; restore it and run again")

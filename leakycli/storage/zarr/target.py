@@ -5,11 +5,13 @@ Chunks go to a folder. A `.zarr.zip` is that folder packed as the last step: sto
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numcodecs
@@ -141,6 +143,7 @@ class ZarrTarget:
         self._folder = f"{path}.folder" if packed else path
         self.warnings: list[str] = []
         self._groups: set[str] = set()
+        self._arrays: set[str] = set()
         self._changed: dict[str, dict[str, Any]] = {}
         self._begun = begun
         self._written: list[str] | None = [] if flush else None
@@ -157,7 +160,7 @@ class ZarrTarget:
         assert info.chunking is not None
         key = member.name if source.format != "npy" else ""
         parts = key.split("/")
-        if key and (
+        if (key or source.format == "npz") and (
             any(part in ("", ".", "..") or part.startswith(("__", ".z")) for part in parts) or parts[-1] == "zarr.json" or "\0" in key
         ):
             raise UnsupportedError(f"array {shown(key)}: this name cannot be one in a Zarr hierarchy")
@@ -178,6 +181,7 @@ class ZarrTarget:
                 if self._begun:
                     self._clear(key)
                 self._create(info, key, fill, attributes, source, member)
+        self._arrays.add(key)
         write_empty = mirror and info.chunking.shards is None
         return ZarrWriter(self._folder, key, info, self._document(key), write_empty, self._written)
 
@@ -200,7 +204,7 @@ class ZarrTarget:
         dimensions = source.documents[member.key].dimension_names if isinstance(source, ZarrSource) else None
         if dimensions is not None and zarr_format == 2:
             attributes.setdefault("_ARRAY_DIMENSIONS", list(dimensions))
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _creating(key):
             warnings.simplefilter("ignore")
             zarr.create_array(
                 LocalStore(self._folder),
@@ -224,6 +228,8 @@ class ZarrTarget:
         for depth in range(len(parts) + 1):
             group = "/".join(parts[:depth])
             name = "zarr.json" if zarr_format == 3 else ".zgroup"
+            if group in self._arrays:
+                raise UnsupportedError(f"array {shown(key)}: cannot lie in the array {shown(group)}")
             if not os.path.exists(os.path.join(self._folder, group, name)):
                 fields = {"zarr_format": zarr_format} | ({"node_type": "group", "attributes": {}} if zarr_format == 3 else {})
                 self._write_document(group, name, fields)
@@ -332,6 +338,18 @@ class ZarrTarget:
                 self._written.append(path)
         except OSError as error:
             raise storage_error(error, path, "cannot write") from None
+
+
+@contextlib.contextmanager
+def _creating(key: str) -> Iterator[None]:
+    """Say which array zarr cannot make, and why."""
+    try:
+        yield
+    except (LeakyError, OSError):
+        raise
+    except Exception as error:
+        text = shown(" ".join(str(error).split()))[:200] or type(error).__name__
+        raise UnsupportedError(f"{f'array {shown(key)}: ' if key else ''}cannot be made in a Zarr hierarchy: {text}") from None
 
 
 def provenance(rule: Rule) -> dict[str, Any]:
