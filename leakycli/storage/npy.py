@@ -99,6 +99,8 @@ def _parse(header: bytes, version: int, array: str) -> ArrayInfo:
             try:
                 fields = ast.literal_eval(text)
             except SyntaxError:
+                if version == 3:
+                    raise
                 # Python 2 wrote its long integers as 3L.
                 fields = ast.literal_eval(re.sub(r"\b(\d+)L\b", r"\1", text))
     # A hostile literal can exhaust the parser in several ways.

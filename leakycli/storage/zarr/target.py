@@ -12,6 +12,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Iterator
+from math import prod
 from typing import Any
 
 import numcodecs
@@ -51,6 +52,8 @@ def mirrors(layout: Layout, source: Source) -> bool:
 
 def result_array(array: ArrayInfo, dtype: np.dtype[Any], layout: Layout, source: Source, member: Member) -> ArrayInfo:
     """`array` as it will be in a Zarr hierarchy, with values of `dtype`. Raises UsageError where the layout does not suit its shape."""
+    if prod(max(n, 1) for n in array.shape) * dtype.itemsize >= 1 << 63:
+        raise UnsupportedError(f"{shown(array.name)}: the shape {array.shape} is too large for {dtype.name}, if it were not empty")
     had = array.chunking
     if mirrors(layout, source):
         return ArrayInfo(array.name, array.shape, dtype, False, had)
@@ -159,10 +162,7 @@ class ZarrTarget:
     def writer(self, info: ArrayInfo, source: Source, member: Member, rule: Rule | None = None, begun: Begun | None = None) -> ZarrWriter:
         assert info.chunking is not None
         key = member.name if source.format != "npy" else ""
-        parts = key.split("/")
-        if (key or source.format == "npz") and (
-            any(part in ("", ".", "..") or part.startswith(("__", ".z")) for part in parts) or parts[-1] == "zarr.json" or "\0" in key
-        ):
+        if (key or source.format == "npz") and not _may_be_key(key):
             raise UnsupportedError(f"array {shown(key)}: this name cannot be one in a Zarr hierarchy")
         fill = _result_fill(info, rule, source, member)
         mirror = mirrors(self._layout, source)
@@ -338,6 +338,13 @@ class ZarrTarget:
                 self._written.append(path)
         except OSError as error:
             raise storage_error(error, path, "cannot write") from None
+
+
+def _may_be_key(name: str) -> bool:
+    """Whether an array of that name can lie in a hierarchy, under its name and among zarr's own documents."""
+    parts = name.split("/")
+    odd = any(part in ("", ".", "..", "zarr.json") or part.startswith(("__", ".z")) for part in parts)
+    return not odd and "\0" not in name and "\\" not in name
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import stat
@@ -179,7 +180,7 @@ class ZipTree:
         except Exception as error:  # a hostile directory trips zipfile in several ways
             raise CorruptError(f"{shown(path)}: is no zip archive that can be read: {shown(str(error))}") from None
         for info in self._zip.infolist():
-            if not {"", ".", ".."}.isdisjoint(info.filename.removesuffix("/").split("/")):
+            if "\\" in info.filename or not {"", ".", ".."}.isdisjoint(info.filename.removesuffix("/").split("/")):
                 raise CorruptError(
                     f"{shown(path)}: has a member of the name {shown(info.filename)[:200]}, which no key of a hierarchy can be"
                 )
@@ -202,9 +203,10 @@ class ZipTree:
             return None
         try:
             return self._zip.read(key)
-        except OSError as error:
-            raise storage_error(error, self.where(key), "cannot read") from None
         except Exception as error:
+            # What zipfile and the decoders say of damage are errors of the system's class, too.
+            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+                raise storage_error(error, self.where(key), "cannot read") from None
             raise CorruptError(f"{self.where(key)}: cannot be read: {shown(str(error)) or type(error).__name__}") from None
 
     def children(self, key: str) -> list[Entry]:
