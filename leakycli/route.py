@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from math import prod
 from typing import Any
 
 import numpy as np
 
 from leakycli import stopping
+from leakycli.errors import UnsupportedError, shown
 from leakycli.plan import ArrayPlan, FlatPlan, GridPlan
 from leakycli.regions import Grid, Presence
 from leakycli.rule import Rule
@@ -25,6 +27,9 @@ _CODECS = 1.0
 def result_info(array: ArrayInfo, rule: Rule | None, format: str, layout: Layout, source: Source, member: Member) -> ArrayInfo:
     """The array as it is written: the same shape in the rule's type (None: its own), in the order and chunks that suit the format."""
     dtype = array.dtype if rule is None else rule.dtype if array.dtype.isnative else rule.dtype.newbyteorder("S")
+    if prod(max(n, 1) for n in array.shape) * dtype.itemsize >= 1 << 63:
+        # An array without elements may have such a shape in a small type, but not in a larger.
+        raise UnsupportedError(f"{array.name and f'array {shown(array.name)}: '}the shape {array.shape} is too large for {dtype.name}")
     if format.startswith("zarr"):
         from leakycli.storage.zarr import result_array
 

@@ -51,7 +51,8 @@ from numpy.typing import NDArray
 
 import leakycli
 from leakycli import Options, leaky_relu
-from leakycli.errors import DifferenceError, LeakyError
+from leakycli.errors import DifferenceError, LeakyError, StorageError
+from leakycli.job import KEPT
 from leakycli.report.model import Report
 
 #: Seconds that an input may take.
@@ -97,11 +98,12 @@ class Case:
 
 @dataclass
 class Outcome:
-    """How a case ended: "result" or an error's class; what it said; and what should not have been."""
+    """How a case ended: "result" or an error's class; what it said, and whether it keeps what is done; and what should not have been."""
 
     kind: str
     ended: str
     said: str = ""
+    kept: bool = False
     findings: list[str] = field(default_factory=list)
 
 
@@ -1069,6 +1071,7 @@ def _judged(case: Case, here: Path, remember: Callable[[str], None]) -> Outcome:
     except LeakyError as error:
         outcome.ended, outcome.said = type(error).__name__, str(error)
         outcome.findings += check_line(error, limit)
+        outcome.kept = isinstance(error, StorageError) and str(error).endswith(KEPT)
         if isinstance(error, DifferenceError):
             outcome.findings.append(f"--verify found a difference: {error}")
         if not case.steps and case.dest != ".npy" and case.options.dtype is None:
@@ -1079,6 +1082,9 @@ def _judged(case: Case, here: Path, remember: Callable[[str], None]) -> Outcome:
     if flat and (grown := _status("VmHWM:") - resident) > MOST_MEMORY:
         outcome.findings.append(f"resident memory grew by {grown >> 20} MiB")
     left = set(os.listdir(here / "out"))
+    if outcome.kept:
+        # A broken link, say, that may be mended: it says so.
+        left = {name for name in left if not name.startswith(f"{dest.name}.partial")}
     if left - ({dest.name, f"{dest.name}.report.json"} if report else set()):
         outcome.findings.append(f"left beside DEST: {sorted(left)}")
     if outcome.ended == "SourceChangedError":

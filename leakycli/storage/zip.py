@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from isal import isal_zlib
 
-from leakycli.errors import storage_error
+from leakycli.errors import UnsupportedError, shown, storage_error
 
 STORED, DEFLATED = 0, 8
 
@@ -133,7 +133,7 @@ def data_offset(local: bytes, offset: int) -> int | None:
 
 
 def pack(folder: str, path: str) -> int:
-    """A new archive at `path` of all files in `folder`, stored; returns its size in bytes. Raises StorageError.
+    """A new archive at `path` of all files in `folder`, stored; returns its size in bytes. Raises StorageError, UnsupportedError.
 
     Metadata documents (zarr.json and files beginning with a dot) come first, so that a reader of the archive finds them at once.
     """
@@ -143,6 +143,10 @@ def pack(folder: str, path: str) -> int:
     try:
         with open(path, "xb") as archive:
             for name in names:
+                try:
+                    name.encode()
+                except UnicodeEncodeError:
+                    raise UnsupportedError(f"{shown(name)}: this name is no UTF-8, and cannot be one in a zip archive") from None
                 with open(os.path.join(folder, name), "rb") as file:
                     size = os.fstat(file.fileno()).st_size
                     entry = Entry(name, STORED, at, 0, size, size)

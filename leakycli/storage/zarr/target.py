@@ -12,7 +12,6 @@ import re
 import shutil
 import warnings
 from collections.abc import Iterator
-from math import prod
 from typing import Any
 
 import numcodecs
@@ -52,8 +51,6 @@ def mirrors(layout: Layout, source: Source) -> bool:
 
 def result_array(array: ArrayInfo, dtype: np.dtype[Any], layout: Layout, source: Source, member: Member) -> ArrayInfo:
     """`array` as it will be in a Zarr hierarchy, with values of `dtype`. Raises UsageError where the layout does not suit its shape."""
-    if prod(max(n, 1) for n in array.shape) * dtype.itemsize >= 1 << 63:
-        raise UnsupportedError(f"{shown(array.name)}: the shape {array.shape} is too large for {dtype.name}, if it were not empty")
     had = array.chunking
     if mirrors(layout, source):
         return ArrayInfo(array.name, array.shape, dtype, False, had)
