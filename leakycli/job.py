@@ -205,10 +205,10 @@ class Job:
             if self._publication is not None:
                 stack.enter_context(self._publication)
                 past = self._publication.past
+                self._check_same(past)
                 if (report := self._finished_before(past)) is not None:
                     observe(events.Finished(self._source_path))
                     return report
-                self._check_same(past)
                 check_space(self._publication.dest, int(self._space() * (1 - (past.share if past else 0))))
             if past is not None and past.published is not None and self._publication is not None and self._publication.published(past):
                 results, written = self._kept_results(past), past.published["bytes"]
@@ -231,6 +231,7 @@ class Job:
         target = storage.create_target(path, self._format, self._options.layout, past is not None, self._options.fsync)
         stack.enter_context(contextlib.closing(target))
         if self._publication is not None:
+            self._publication.flush_folder()
             if not storage.is_stream(self._source_path):
                 self._journal = self._publication.journal
             self._publication.journal.begin(self._fingerprint(), self.plan.bytes_in, target.ensure, anew=past is None)

@@ -179,10 +179,13 @@ class Publication:
             else:
                 rename_new(self.partial, self.dest)
         except FileExistsError:
-            raise UsageError(f"{shown(self.dest)}: appeared while this run worked; it was left as it is (--overwrite)") from None
+            raise UsageError(
+                f"{shown(self.dest)}: appeared while this run worked, and was left as it is; "
+                "the result is kept: --resume --overwrite puts it in its place, or choose --overwrite to begin anew"
+            ) from None
         except OSError as error:
             raise storage_error(error, self.dest, "cannot publish") from None
-        self._flush_folder(self.dest)
+        self.flush_folder(self.dest)
 
     def _publish_companions(self) -> None:
         for temporary, final in self._companions:
@@ -190,11 +193,12 @@ class Publication:
                 os.replace(temporary, final)
             except OSError as error:
                 raise storage_error(error, final, f"{shown(self.dest)} is done, but cannot write") from None
-            self._flush_folder(final)
+            self.flush_folder(final)
 
-    def _flush_folder(self, path: str) -> None:
+    def flush_folder(self, path: str | None = None) -> None:
+        """Flush to disk, where that was asked for, what names there are beside the destination (or `path`)."""
         if self._flush:
-            sync_path(os.path.dirname(path) or ".")
+            sync_path(os.path.dirname(path or self.dest) or ".")
 
     def _replace_folder(self) -> None:
         """Put the new folder in the place of the old one, where there is one. At every moment one of the two is whole."""

@@ -1208,7 +1208,9 @@ class Fuzzer:
                 text = errors.read().decode(errors="replace")
                 why = why or f"ends the process ({code})"
                 kind = numbered(self.seed, at).kind if doing != "make" else "?"
-                self._note(at, Outcome(kind, "hang" if "hangs" in why else "crash", "", [f"{why} at {doing or 'the end'}\n{text[-3000:]}"]))
+                self._note(
+                    at, Outcome(kind, "hang" if "hangs" in why else "crash", findings=[f"{why} at {doing or 'the end'}\n{text[-3000:]}"])
+                )
             return at
 
     def _note(self, number: int, outcome: Outcome) -> None:

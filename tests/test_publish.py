@@ -182,6 +182,7 @@ def test_a_dest_that_appears_during_the_run_is_not_replaced(hold: Hold, tmp_path
     assert err.count(b"\n") == 1
     after = snapshot(tmp_path)
     # The result is complete, and whoever sees to the name can have it.
+    assert b"--resume --overwrite" in err
     assert set(after) - {name for name in before if ".partial" not in name} == {"out.npy.partial", "out.npy.partial.journal"}
     assert {name: entry for name, entry in after.items() if ".partial" not in name} == {
         name: entry for name, entry in before.items() if ".partial" not in name

@@ -241,6 +241,29 @@ def test_a_result_that_is_complete_is_not_made_again(here: Path) -> None:
     assert sorted(os.listdir()) == ["in.npy", "out.npy"]
 
 
+def test_a_result_whose_name_was_taken_can_be_put_in_its_place(here: Path) -> None:
+    def take(event: events.Event) -> None:
+        Path("out.npy").write_bytes(b"someone else's")
+
+    with pytest.raises(UsageError, match="--resume --overwrite puts it in its place"):
+        apply("in.npy", "out.npy", Options(), take)
+    with pytest.raises(UsageError, match="no report says"):
+        apply("in.npy", "out.npy", Options(resume=True))
+    told = Told()
+    assert apply("in.npy", "out.npy", Options(resume=True, overwrite=True), told).resumed
+    assert len(told.regions) == 1
+    assert np.array_equal(np.load("out.npy"), leaky_relu(X))
+    assert sorted(os.listdir()) == ["in.npy", "out.npy", "out.npy.report.json"]
+
+
+def test_what_another_run_left_is_not_removed_by_one_that_is_done(here: Path) -> None:
+    apply("in.npy", "out.npy")
+    stop("in.npy", "out.npy", alpha=0.5, overwrite=True)
+    with pytest.raises(UsageError, match=r"parameters\.alpha was 0\.5, and is 0\.2"):
+        apply("in.npy", "out.npy", Options(resume=True))
+    assert apply("in.npy", "out.npy", Options(resume=True, overwrite=True, alpha=0.5)).resumed
+
+
 def test_a_damaged_result_is_not_taken_for_complete(here: Path) -> None:
     apply("in.npy", "out.npy")
     with open("out.npy", "r+b") as file:
