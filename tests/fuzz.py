@@ -103,8 +103,8 @@ class Outcome:
     kind: str
     ended: str
     said: str = ""
-    kept: bool = False
     findings: list[str] = field(default_factory=list)
+    kept: bool = False
 
 
 # Sound inputs.

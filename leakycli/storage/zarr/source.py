@@ -22,6 +22,9 @@ from leakycli.storage.zarr.tree import DOCUMENTS, Tree, opened
 _LONGEST_DOCUMENT = 64 << 20
 
 
+#: Levels of a metadata document.
+_DEEPEST = 100
+
 #: Most write units of an array: one bit of memory each.
 _MOST_UNITS = 1 << 34
 
@@ -280,4 +283,18 @@ def _parsed(text: bytes, where: str) -> dict[str, Any]:
         raise CorruptError(f"{where}: is no JSON: {shown(str(error)) or type(error).__name__}") from None
     if not isinstance(fields, dict):
         raise CorruptError(f"{where}: is no JSON object")
+    if text.count(b"[") + text.count(b"{") > _DEEPEST and _deeper(fields, _DEEPEST):
+        raise CorruptError(f"{where}: is nested in more than {_DEEPEST} levels")
     return fields
+
+
+def _deeper(value: Any, most: int) -> bool:
+    """Whether a JSON value has more levels than `most`: level by level, as what goes down by calls ends at some hundreds."""
+    level = [value]
+    for _ in range(most):
+        level = [
+            inner for each in level for inner in (each.values() if isinstance(each, dict) else each) if isinstance(inner, (dict, list))
+        ]
+        if not level:
+            return False
+    return True

@@ -412,7 +412,7 @@ class ZarrWriter:
             number = next(iter(self._grid.units(region)))
             where = shown(self._path(number))
             found = engine.explained(error, where, "cannot write")
-            raise found if isinstance(found, OSError) else LeakyError(f"cannot write {where}: {shown(str(error))[:200]}") from None
+            raise found if isinstance(found, OSError) else UnsupportedError(f"cannot write {where}: {shown(str(error))[:200]}") from None
         return region
 
     def commit(self, payloads: list[Any]) -> None:
