@@ -27,7 +27,7 @@ _CODECS = 1.0
 def result_info(array: ArrayInfo, rule: Rule | None, format: str, layout: Layout, source: Source, member: Member) -> ArrayInfo:
     """The array as it is written: the same shape in the rule's type (None: its own), in the order and chunks that suit the format."""
     dtype = array.dtype if rule is None else rule.dtype if array.dtype.isnative else rule.dtype.newbyteorder("S")
-    if prod(max(n, 1) for n in array.shape) * dtype.itemsize >= 1 << 63:
+    if not array.size and prod(max(n, 1) for n in array.shape) * dtype.itemsize >= 1 << 63:
         # An array without elements may have such a shape in a small type, but not in a larger.
         raise UnsupportedError(f"{array.name and f'array {shown(array.name)}: '}the shape {array.shape} is too large for {dtype.name}")
     if format.startswith("zarr"):

@@ -17,8 +17,8 @@ import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from leakycli import Options, apply, events, journal, leaky_relu, plan
-from leakycli.errors import CorruptError, StorageError, UsageError
+from leakycli import Options, apply, events, journal, leaky_relu, machine, plan
+from leakycli.errors import CorruptError, DifferenceError, StorageError, UsageError
 from leakycli.pipeline import ArrayResult
 from leakycli.rule import Losses, Rule
 from leakycli.summary import Histogram, Summary
@@ -461,3 +461,53 @@ def test_what_a_later_run_can_mend_is_said_and_kept(here: Path, monkeypatch: pyt
     assert str(caught.value) == said
     assert apply("in.npy", "out.npy", Options(resume=True)).resumed
     assert np.array_equal(np.load("out.npy"), leaky_relu(X))
+
+
+@pytest.mark.parametrize("regions", [1, 40, 200])
+@pytest.mark.parametrize("way", ["in", "out"])
+def test_what_goes_through_a_spool_is_gone_on_from(here: Path, way: str, regions: int) -> None:
+    """Slabs that do not fit into memory: of an array that must be read, or written, front to back."""
+    x = np.random.default_rng(6).standard_normal((1024, 8192)).astype("f4")
+    memory = machine.resident() + (36 << 20)
+    options: dict[str, Any] = {"memory": memory, "workers": 1}
+    if way == "out":
+        zarr.create_array("a.zarr", data=x, chunks=(1024, 16), compressors=())
+        source, dest = "a.zarr", "out.npz"
+        options["compressor"] = "deflate:1"
+    else:
+        np.savez_compressed("a.npz", x=x)
+        source, dest = "a.npz", "out.zarr"
+        options |= {"chunks": (1024, 16), "compressor": "none"}
+    stop(source, dest, regions, **options)
+    assert os.path.exists(f"{dest}.partial.spool")
+    report = apply(source, dest, Options(resume=True, **options))
+    assert report.resumed
+    assert report.arrays[0].before is not None
+    assert report.arrays[0].before.count == x.size
+    found = np.load(dest)["arr_0"] if way == "out" else zarr.open_array(f"{dest}/x", mode="r")[...]
+    assert np.array_equal(found, leaky_relu(x))
+    assert not [name for name in os.listdir() if "partial" in name]
+
+
+def test_memory_order_and_links_are_kept(here: Path) -> None:
+    np.save("in.npy", np.asfortranarray(X))
+    os.mkdir("elsewhere")
+    os.symlink("elsewhere/out.npy", "link.npy")
+    stop("in.npy", "link.npy", 9, reports=("more.json",))
+    assert sorted(os.listdir("elsewhere")) == ["out.npy.partial", "out.npy.partial.journal"]
+    assert apply("in.npy", "link.npy", Options(resume=True, reports=("more.json",))).resumed
+    assert np.array_equal(np.load("link.npy"), leaky_relu(X))
+    assert np.isfortran(np.load("link.npy"))
+    assert os.listdir("elsewhere") == ["out.npy"]
+    assert json.loads(Path("more.json").read_bytes())["resumed"]
+    assert apply("in.npy", "link.npy", Options(resume=True)).resumed  # what the report said
+
+
+def test_verify_reads_all_also_what_an_earlier_run_wrote(here: Path) -> None:
+    stop("in.npy", "out.npy", 9)
+    with open("out.npy.partial", "r+b") as file:
+        file.seek(400)
+        file.write(b"\1\2\3\4")
+    with pytest.raises(DifferenceError):
+        apply("in.npy", "out.npy", Options(resume=True, verify=True))
+    assert sorted(os.listdir()) == ["in.npy"]
