@@ -14,6 +14,7 @@ import bz2
 import contextlib
 import copy
 import faulthandler
+import gzip
 import functools
 import io
 import json
@@ -972,6 +973,8 @@ def wrong(case: Case, source: Path, dest: Path, report: Report) -> list[str]:
                 try:
                     x = before.array(name, key)
                 except Exception as error:
+                    if isinstance(error, gzip.BadGzipFile) and "Not a gzipped file" in str(error):
+                        break  # zarrs leaves out what follows a member that is whole, as its checksum says
                     tried.append(f"{name!r}: others do not read it: {type(error).__name__}: {str(error)[:200]}")
                     continue
                 try:
