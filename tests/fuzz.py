@@ -14,8 +14,8 @@ import bz2
 import contextlib
 import copy
 import faulthandler
-import gzip
 import functools
+import gzip
 import io
 import json
 import lzma
