@@ -909,7 +909,8 @@ class Found:
         """All that belongs to an array of a Zarr hierarchy."""
         if self.format == "zarr":
             folder = self._path / name
-            return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+            paths = [Path(top) / file for top, _, files in os.walk(folder, followlinks=True) for file in files]
+            return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
         with zipfile.ZipFile(self._path) as archive:
             entries = {info.filename: info for info in archive.infolist() if info.filename.startswith(f"{name}/")}
             return {key[len(name) + 1 :]: member_read(self._path, archive, info) for key, info in entries.items()}
