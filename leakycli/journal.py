@@ -34,6 +34,9 @@ EVERY_FLUSHED = 2.0
 
 Record = dict[str, Any]
 
+#: How a journal begins, after the checksum.
+_BEGINNING = b'01234567 {"begin":'
+
 
 @dataclass(slots=True)
 class Past:
@@ -74,8 +77,13 @@ class Journal:
         self._before: Callable[[], None] = lambda: None
 
     def load(self) -> Past | None:
-        """What it tells, and None where it is empty or of another format; what is torn off its end is removed."""
+        """What it tells, and None where it is empty or of another format; what is torn off its end is removed.
+
+        Raises ValueError where the file is something else.
+        """
         data, past, end = _read_all(self._fd), None, 0
+        if len(data) >= len(_BEGINNING) and not data[9:].startswith(_BEGINNING[9:]):
+            raise ValueError("no journal")
         for line in data.splitlines(keepends=True):
             record = _parsed(line)
             if record is None:
@@ -100,10 +108,14 @@ class Journal:
         """Of a job of `total` bytes of input. before: makes sure of what a line will tell of. anew: not going on from what is there."""
         self._before = before
         if anew:
-            os.ftruncate(self._fd, 0)
-            os.lseek(self._fd, 0, os.SEEK_SET)
+            self.clear()
             place = {"host": platform.node(), "boot": boot_id(), "flushed": self._flush}
             self._begin = {"begin": {"format": FORMAT, "fingerprint": fingerprint, "total": total, **place}}
+
+    def clear(self) -> None:
+        """Forget what it tells."""
+        os.ftruncate(self._fd, 0)
+        os.lseek(self._fd, 0, os.SEEK_SET)
 
     def member(self, record: Callable[[], Record]) -> None:
         """A member is finished; `record` is called when the line is written."""

@@ -103,7 +103,10 @@ class Publication:
     def _take_over(self, ours: bool) -> None:
         """Look at what an earlier run left; the lock says that it is nobody's. ours: it has left a journal, so that it was one of these."""
         self.journal = Journal(self._lock, self._flush)
-        past = self.journal.load()
+        try:
+            past = self.journal.load()
+        except ValueError:
+            raise UsageError(f"{shown(self._journal)}: is in the way, and no journal of leakycli; remove it") from None
         if self.published(past):
             # Half removed, perhaps, and so not to be known for what it is.
             remove(self._replaced)
@@ -121,6 +124,7 @@ class Publication:
             return
         for path in (self.partial, self._folder, self.spool):
             remove(path)
+        self.journal.clear()
 
     def published(self, past: Past | None) -> bool:
         """Whether the destination is the result of that earlier run, which did not come to tell its journal so."""
@@ -130,7 +134,7 @@ class Publication:
             found = os.lstat(self.dest)
         except OSError:
             return False
-        return bool([found.st_dev, found.st_ino] == past.published["file"])
+        return bool(_identity(found) == past.published["file"])
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         with _undisturbed():
@@ -164,8 +168,7 @@ class Publication:
             if self.published(self.past):
                 self._publish_companions()
                 return
-            found = os.lstat(self.partial)
-            self.journal.publishing({"file": [found.st_dev, found.st_ino], **told})
+            self.journal.publishing({"file": _identity(os.lstat(self.partial)), **told})
             self._publish()
             self._publish_companions()
 
@@ -239,6 +242,11 @@ class Publication:
                 os.close(fd)
                 raise
             os.close(fd)
+
+
+def _identity(found: os.stat_result) -> list[int]:
+    """What stays of a file or folder when it gets another name, and no other has."""
+    return [found.st_dev, found.st_ino, found.st_mtime_ns]
 
 
 def _mendable(error: BaseException) -> bool:

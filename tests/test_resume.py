@@ -187,7 +187,7 @@ def test_after_a_start_of_the_system_only_what_was_flushed_counts(here: Path, ho
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(cut=st.floats(0, 1), garbage=st.binary(max_size=40))
+@given(cut=st.floats(0.05, 1), garbage=st.binary(max_size=40))
 def test_a_torn_journal_counts_as_far_as_it_is_whole(here: Path, cut: float, garbage: bytes) -> None:
     for name in os.listdir():
         if name.startswith("out"):
@@ -200,6 +200,24 @@ def test_a_torn_journal_counts_as_far_as_it_is_whole(here: Path, cut: float, gar
     assert report.resumed == (int(cut * len(data)) > data.index(b"\n"))
     assert np.array_equal(np.load("out.npy"), expected)
     assert sum(array.before.count for array in report.arrays if array.before) == X.size
+
+
+def test_a_file_that_is_no_journal_is_left_alone(here: Path) -> None:
+    Path("out.npy.partial.journal").write_bytes(b"someone's notes on out.npy.partial")
+    for options in (Options(), Options(resume=True), Options(overwrite=True)):
+        with pytest.raises(UsageError, match=r"out\.npy\.partial\.journal: is in the way, and no journal of leakycli; remove it"):
+            apply("in.npy", "out.npy", options)
+    assert Path("out.npy.partial.journal").read_bytes() == b"someone's notes on out.npy.partial"
+    assert sorted(os.listdir()) == ["in.npy", "out.npy.partial.journal"]
+
+
+def test_what_was_given_up_is_not_said_to_be_kept(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop("in.npy", "out.npy")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "statvfs", lambda _: os.statvfs_result((4096, 4096, 0, 0, 0, 0, 0, 0, 0, 255)))
+        with pytest.raises(StorageError, match=r"0 are free in .*; make room and run again$"):
+            apply("in.npy", "out.npy", Options(overwrite=True))
+    assert sorted(os.listdir()) == ["in.npy"]
 
 
 def test_a_journal_of_another_version_is_not_relied_on(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
