@@ -20,7 +20,7 @@ SEED = 0
 # A smaller number is no simpler input.
 @pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="measures memory as Linux tells it")
 @settings(
-    max_examples=250, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate), suppress_health_check=[HealthCheck.too_slow]
+    max_examples=150, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate), suppress_health_check=[HealthCheck.too_slow]
 )
 @given(number=st.integers(0, (1 << 32) - 1))
 def test_a_damaged_input_gives_its_result_or_an_error_of_ours(number: int) -> None:
