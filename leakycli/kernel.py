@@ -29,7 +29,7 @@ from leakycli.rule import Losses, Rule
 Array = NDArray[Any]
 
 #: Elements worked on at once: a few buffers of this many float32 or float64 stay in a core's own cache.
-PIECE = 1 << 16
+PIECE = 1 << 17
 
 #: From this many elements on, an input type of at most 16 bits goes by a table of all its results.
 TABLE_FROM = 1 << 17

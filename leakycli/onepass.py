@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from leakycli.kernel import PIECE, TABLE_FROM, Counts, Kernel, NanError, Table, losses
 from leakycli.regions import cuts
 from leakycli.rule import Losses, Rule
-from leakycli.summary import Histogram, PatternSummary, Summary, summarise
+from leakycli.summary import Histogram, PatternSummary, PlainPair, Summary, summarise
 
 Array = NDArray[Any]
 
 #: Arrays of up to this many elements have all of them in their histogram, larger ones every `STRIDE`-th of the flat index. A prime, so
 #: that the sample does not keep to one channel of a channels-last array.
 SAMPLE_ALL = 1 << 20
-STRIDE = 31
+STRIDE = 127
 
 #: Sampled elements that wait until they are put into a histogram together.
 _SAMPLES = 1 << 15
@@ -79,6 +79,8 @@ class OnePass:
         else:
             self._kernel = Kernel(rule, piece)
             self._mask, self._wide = np.empty(piece, np.bool_), np.empty(piece, np.float64)
+            plain = rule.source == rule.dtype and rule.source.kind == "f" and rule.source.itemsize > 2 and rule.monotone
+            self._plain = PlainPair(rule.dtype, rule.factor, piece) if plain else None
         self._histograms = Histogram(rule.source), Histogram(rule.dtype)
         self._out = np.empty(0, rule.dtype)
         self._samples = np.empty(_SAMPLES, rule.source), np.empty(_SAMPLES, rule.dtype)
@@ -90,7 +92,9 @@ class OnePass:
         Raises NanError with the position in `x` (in C order) where a NaN has no integer.
         """
         with np.errstate(all="ignore"):
-            return self._by_kernel(x, y, start) if self._table is None else self._by_table(self._table, x, y)
+            if self._table is not None:
+                return self._by_table(self._table, x, y)
+            return self._by_kernel(x, y, start)
 
     def take_histograms(self) -> tuple[Histogram, Histogram]:
         """The histograms (before, after) since the last time."""
@@ -135,11 +139,21 @@ class OnePass:
             except NanError as error:
                 raise NanError(at + error.position) from None
             clipped, replaced = clipped + lost[0], replaced + lost[1]
-            before = before.merge(summarise(px, self._mask, self._wide))
-            after = after.merge(summarise(py, self._mask, self._wide))
+            if self._plain is None or not self._plain.add(px, py):
+                before, after = self._taken(before, after)
+                before = before.merge(summarise(px, self._mask, self._wide))
+                after = after.merge(summarise(py, self._mask, self._wide))
             self._sample(px, py, slice(-(start + at) % self._stride, None, self._stride))
+        before, after = self._taken(before, after)
         lost_in_all = losses(self._rule, _counts(before), _counts(after), clipped, replaced)
         return UnitResult(before, after, lost_in_all)
+
+    def _taken(self, before: Summary, after: Summary) -> tuple[Summary, Summary]:
+        """With the plain pieces that came after them."""
+        if self._plain is None:
+            return before, after
+        plain = self._plain.take()
+        return before.merge(plain[0]), after.merge(plain[1])
 
     def _sample(self, x: Array, y: Array, sample: slice) -> None:
         sampled = x[sample], y[sample]

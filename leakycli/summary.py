@@ -150,15 +150,13 @@ def _moments(x: Array, scratch: Array) -> Moments:
     """The moments of finite `x`, float32 to a relative error of about 1e-7, other types in float64."""
     if x.dtype == np.float32:
         total, squares = _sums(x)
-        # Sums of squares that leave float32's range say so by being infinite or no longer normal.
-        if 1e-20 < squares / x.size < 1e30:
-            mean = total / x.size
-            m2 = squares - total * mean
-            if m2 > 0.1 * squares:
-                return mean, m2, 0
+        if (moments := _plain_moments(x.size, total, squares)) is not None:
+            return moments
+        if _LEAST_SQUARE < squares / x.size < _MOST_SQUARE:
+            mean = np.float32(total / x.size)
             deviations = scratch.view(np.float32)[: x.size]
-            np.subtract(x, np.float32(mean), out=deviations)
-            if 1e-20 < (shifted := _shifted(deviations, float(np.float32(mean))))[1] / x.size < 1e30:
+            np.subtract(x, mean, out=deviations)
+            if _LEAST_SQUARE < (shifted := _shifted(deviations, float(mean)))[1] / x.size < _MOST_SQUARE:
                 return *shifted, 0
     wide = scratch[: x.size]
     np.copyto(wide, x)
@@ -181,16 +179,96 @@ def _shifted(deviations: Array, centre: float) -> tuple[float, float]:
     return centre + total / deviations.size, max(squares - total * total / deviations.size, 0.0)
 
 
-def _sums(x: Array) -> tuple[float, float]:
-    """Sum and sum of squares of `x`: rows in x's own precision by BLAS, then float64."""
-    whole = x.size - x.size % _ROW
-    rows, rest = x[:whole].reshape(-1, _ROW), x[whole:]
-    ones = np.ones(_ROW, x.dtype)
-    total, squares = float(np.vecdot(rest, ones[: rest.size])), float(np.vecdot(rest, rest))
-    if whole:
-        total += float(np.add.reduce(np.vecdot(rows, ones), dtype=np.float64))
-        squares += float(np.add.reduce(np.vecdot(rows, rows), dtype=np.float64))
-    return total, squares
+#: Mean squares between which float32's own sums hold: beyond, they come out infinite, or no longer normal.
+_LEAST_SQUARE, _MOST_SQUARE = 1e-20, 1e30
+
+
+def _plain_moments(size: int, total: float, squares: float) -> Moments | None:
+    """The moments of `size` elements from their sum and sum of squares; None where those do not hold them well enough."""
+    m2 = squares - total * (total / size)
+    if _LEAST_SQUARE < squares / size < _MOST_SQUARE and m2 > 0.1 * squares:
+        return total / size, m2, 0
+    return None
+
+
+_ONES = {np.dtype(name): np.ones(_ROW, name) for name in ("float32", "float64")}
+
+
+def _sums(*arrays: Array) -> list[float]:
+    """Sum and sum of squares of each of the 1-D arrays, float32 or float64 of one size: rows in their own precision by BLAS, then float64."""
+    size, dtype = arrays[0].size, arrays[0].dtype
+    count, rest = divmod(size, _ROW)
+    ones = _ONES[dtype]
+    rows = np.empty((2 * len(arrays), count + bool(rest)), dtype)
+    for i, x in enumerate(arrays):
+        if count:
+            whole = x[: count * _ROW].reshape(count, _ROW)
+            np.vecdot(whole, ones, out=rows[2 * i, :count])
+            np.vecdot(whole, whole, out=rows[2 * i + 1, :count])
+        if rest:
+            tail = x[size - rest :]
+            rows[2 * i, count], rows[2 * i + 1, count] = np.vecdot(tail, ones[:rest]), np.vecdot(tail, tail)
+    found: list[float] = np.add.reduce(rows, axis=1, dtype=np.float64).tolist()
+    return found
+
+
+class PlainPair:
+    """Summaries of an array and its result, taken together piece by piece where the pieces are plain; see `add`."""
+
+    def __init__(self, dtype: np.dtype[Any], factor: float, size: int) -> None:
+        """factor: not negative, what elements that are not positive are multiplied by. size: elements of the largest piece."""
+        self._factor = dtype.type(factor)
+        self._mask, self._wide = np.empty(size, np.bool_), np.empty(size, np.float64)
+        self._clear()
+
+    def _clear(self) -> None:
+        self._count = self._positive = self._zero_x = self._zero_y = 0
+        self._low, self._high = math.inf, -math.inf
+        self._sums = [0.0, 0.0, 0.0, 0.0]
+
+    def add(self, x: Array, y: Array) -> bool:
+        """Take in a piece `x` and its result `y`; False, and nothing done, where it is not plain.
+
+        Plain is what the usual case allows: one floating type, a function that is monotone (so that extremes go to extremes, and y
+        has the signs of x but for what underflowed), all elements finite, and a deviation that is not small beside the mean. Every
+        call gives up the interpreter's lock and takes it again, so that with two threads their number counts as much as what they do.
+        """
+        low, high = np.minimum.reduce(x), np.maximum.reduce(x)
+        # One NaN makes both extremes NaN.
+        if not (math.isfinite(low * self._factor) and math.isfinite(high * self._factor)):
+            return False
+        sums = _sums(x, y)
+        if _plain_moments(x.size, *sums[:2]) is None or _plain_moments(x.size, *sums[2:]) is None:
+            return False
+        mask = self._mask[: x.size]
+        self._positive += int(np.count_nonzero(np.greater(x, 0, out=mask)))
+        if np.equal(y, 0, out=mask).any():
+            self._zero_y += int(np.count_nonzero(mask))
+            self._zero_x += int(np.count_nonzero(np.equal(x, 0, out=mask)))
+        self._low, self._high = min(self._low, float(low)), max(self._high, float(high))
+        self._sums = [a + b for a, b in zip(self._sums, sums, strict=True)]
+        self._count += x.size
+        return True
+
+    def take(self) -> tuple[Summary, Summary]:
+        """The summaries of all pieces since the last time."""
+        if not self._count:
+            return Summary(), Summary()
+        ends = [self._result(end) for end in (self._low, self._high)]
+        pair = (
+            self._summary(self._zero_x, self._low, self._high, *self._sums[:2]),
+            self._summary(self._zero_y, *ends, *self._sums[2:]),
+        )
+        self._clear()
+        return pair
+
+    def _result(self, x: float) -> float:
+        return x if x > 0 else float(self._factor.dtype.type(x) * self._factor)
+
+    def _summary(self, zero: int, low: float, high: float, total: float, squares: float) -> Summary:
+        mean = total / self._count
+        counts = self._count, self._count - zero - self._positive, zero, self._positive, 0, 0, 0
+        return Summary(*counts, low + 0.0, high + 0.0, mean, squares - total * mean)
 
 
 #: Elements put into bins at once: bounds the temporaries.
