@@ -15,6 +15,7 @@ from typing import Any
 from leakycli import events, storage
 from leakycli.comparison import Comparison, compare_sources
 from leakycli.errors import UsageError, shown
+from leakycli.executors import ForkedExecutor
 from leakycli.job import Job
 from leakycli.options import Options
 from leakycli.plan import Plan
@@ -25,14 +26,20 @@ from leakycli.storage import Member, Usage
 __all__ = ["Comparison", "Options", "SourceInfo", "apply", "dry_run", "info", "recorded_parameters", "verify"]
 
 
-def apply(source: str, dest: str, options: Options | None = None, observe: events.Observer = events.ignore) -> Report:
+def apply(
+    source: str,
+    dest: str,
+    options: Options | None = None,
+    observe: events.Observer = events.ignore,
+    processes: ForkedExecutor | None = None,
+) -> Report:
     """Write the leaky ReLU of the array file `source` to `dest` and a report beside it; returns the report.
 
     source: path of a `.npy` or `.npz` file, a Zarr array or group, a FIFO, or "-" for standard input. dest: path ending in `.npy`, `.npz`,
     `.zarr` or `.zarr.zip`, or "-". The destination appears complete or not at all; what was under its name stays until then, and for good
-    without `options.overwrite`.
+    without `options.overwrite`. processes: instead of threads, where they are quicker; see there when they may be made.
     """
-    with Job(source, dest, options or Options()) as job:
+    with Job(source, dest, options or Options(), processes) as job:
         return job.run(observe)
 
 

@@ -1,10 +1,26 @@
-"""What runs the tasks: a `concurrent.futures.Executor`."""
+"""What runs the tasks: a `concurrent.futures.Executor`.
+
+Threads take turns at the interpreter's lock around every call into numpy, and with calls of some ten microseconds two of them gain
+little. Forked processes have a lock each. They are for a program that has no other threads, as the command line: a library must not fork
+its caller.
+"""
 
 from __future__ import annotations
 
+import gc
+import os
+import pickle
+import queue
+import signal
+import sys
+import threading
+import warnings
 from collections.abc import Callable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
+
+from leakycli import machine
+from leakycli.errors import StorageError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -38,6 +54,145 @@ def local_executor(workers: int, tasks: int) -> Executor:
     """Threads for `workers`, or the calling thread where there is nothing to do at once."""
     if workers <= 1 or tasks <= 1:
         return InlineExecutor()
-    from concurrent.futures import ThreadPoolExecutor
-
     return ThreadPoolExecutor(workers, thread_name_prefix="leakycli")
+
+
+def can_fork() -> bool:
+    """Whether `ForkedExecutor` is safe here and now: Linux, and no other thread that could hold a lock that a child needs."""
+    return sys.platform == "linux" and threading.active_count() == 1
+
+
+class ForkedExecutor(ThreadPoolExecutor):
+    """Runs each task in one of some processes, forked when this is made; a thread for each hands them tasks and waits for results.
+
+    A task and what it gives must pickle. A task that is given again, the same object, goes over once; one that has a method `close` is
+    closed when another comes. The processes leave signals to this one, and end when it does, however it ends.
+    """
+
+    def __init__(self, workers: int) -> None:
+        super().__init__(workers, thread_name_prefix="leakycli")
+        self._children: list[_Child] = []
+        self._idle: queue.SimpleQueue[_Child] = queue.SimpleQueue()
+        # What is there now stays: a collection in a child would copy the pages that all share.
+        gc.freeze()
+        for _ in range(workers):
+            self._children.append(_Child(self._children))
+            self._idle.put(self._children[-1])
+
+    @property
+    def size(self) -> int:
+        """Number of processes."""
+        return len(self._children)
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        return super().submit(self._call, fn, args, kwargs)
+
+    def peak_resident(self) -> int:
+        """Bytes of resident memory at the peaks of all processes together; when no task runs."""
+        return sum(child.call(machine.peak_resident, (), {}) for child in self._children)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        super().shutdown(wait, cancel_futures=cancel_futures)
+        if wait:
+            while self._children:
+                self._children.pop().end()
+
+    def _call(self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
+        child = self._idle.get()
+        try:
+            result: T = child.call(fn, args, kwargs)
+            return result
+        finally:
+            self._idle.put(child)
+
+
+class _Child:
+    """A forked process that runs one task after the other."""
+
+    def __init__(self, others: list[_Child]) -> None:
+        read, self._send = os.pipe()
+        self._receive, write = os.pipe()
+        self._known: object = None
+        with warnings.catch_warnings():
+            # OpenBLAS has threads, and is ready for a fork.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self._pid = os.fork()
+        if not self._pid:
+            code = 1
+            try:
+                # A pipe ends when nobody holds its other end.
+                for fd in (self._send, self._receive, *(fd for other in others for fd in (other._send, other._receive))):
+                    os.close(fd)
+                _serve(read, write)
+                code = 0
+            finally:
+                os._exit(code)
+        os.close(read)
+        os.close(write)
+
+    def call(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Raises what the task raises, and StorageError where the process is gone."""
+        try:
+            _write(self._send, pickle.dumps((None if fn is self._known else fn, args, kwargs), pickle.HIGHEST_PROTOCOL))
+            self._known = fn
+            answer = _read(self._receive)
+        except (OSError, EOFError):
+            raise StorageError("a worker process was lost (killed, or out of memory?); run again") from None
+        result, error = pickle.loads(answer)
+        if error is not None:
+            raise error
+        return result
+
+    def end(self) -> None:
+        os.close(self._send)
+        os.close(self._receive)
+        os.waitpid(self._pid, 0)
+
+
+def _serve(read: int, write: int) -> None:
+    """Run tasks until the pipe ends."""
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_IGN)
+    task: Any = None
+    while True:
+        try:
+            fn, args, kwargs = pickle.loads(_read(read))
+        except EOFError:
+            return
+        if fn is not None:
+            if hasattr(task, "close"):
+                task.close()
+            task = fn
+        try:
+            answer = pickle.dumps((task(*args, **kwargs), None), pickle.HIGHEST_PROTOCOL)
+        except Exception as error:
+            try:
+                answer = pickle.dumps((None, error), pickle.HIGHEST_PROTOCOL)
+                pickle.loads(answer)
+            except Exception:
+                answer = pickle.dumps((None, RuntimeError(f"{type(error).__name__}: {error}")), pickle.HIGHEST_PROTOCOL)
+        try:
+            _write(write, answer)
+        except BrokenPipeError:
+            return
+
+
+def _write(fd: int, message: bytes) -> None:
+    data = memoryview(len(message).to_bytes(8, "little") + message)
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+def _read(fd: int) -> bytes:
+    """The next message. Raises EOFError."""
+    return bytes(_exactly(fd, int.from_bytes(_exactly(fd, 8), "little")))
+
+
+def _exactly(fd: int, size: int) -> bytearray:
+    data = bytearray(size)
+    view = memoryview(data)
+    while view:
+        if not (count := os.readv(fd, [view])):
+            raise EOFError
+        view = view[count:]
+    return data

@@ -27,7 +27,7 @@ from leakycli.errors import (
     shown,
     storage_error,
 )
-from leakycli.executors import local_executor
+from leakycli.executors import ForkedExecutor, local_executor
 from leakycli.journal import Journal, Past
 from leakycli.onepass import sample_stride, scratch_bytes
 from leakycli.options import Options, place
@@ -43,6 +43,9 @@ from leakycli.storage import ArrayInfo, Begun, Member, Reader, Source, Target, W
 #: What is said when what is done stays.
 KEPT = "what is done is kept: go on from there with --resume"
 
+#: Bytes of input from which on the work of one source is shared among processes.
+WORTH_PROCESSES = 16 << 20
+
 #: Suffixes that `Options.reports` may have.
 REPORT_SUFFIXES = (".json",)
 
@@ -50,13 +53,15 @@ REPORT_SUFFIXES = (".json",)
 class Job:
     """One source on its way to one destination: opened, checked and planned when made, before anything is written."""
 
-    def __init__(self, source: str, dest: str, options: Options) -> None:
+    def __init__(self, source: str, dest: str, options: Options, processes: ForkedExecutor | None = None) -> None:
+        """processes: to be used instead of threads where that is quicker."""
         # A Zarr store is one thing, with or without a slash at its end.
         dest = dest.rstrip("/") if dest.rstrip("/").lower().endswith(".zarr") else dest
         self._source_path, self._dest_path, self._options = source, dest, options
         self._stream_out = dest == "-"
         self._journal: Journal | None = None
         self._worked_bytes = 0
+        self._processes = processes
         self._publication: Publication | None = None
         self._stack = contextlib.ExitStack()
         try:
@@ -96,8 +101,7 @@ class Job:
             self._check_report(report)
         touched = self._publication.touched() if self._publication else ("-",)
         reports = [path for report in self._report_paths() for path in (report, self._temporary(report))]
-        for path in (*touched, *reports):
-            check_distinct(self._source_path, path)
+        check_distinct(self._source_path, (*touched, *reports))
 
     def _report_paths(self) -> tuple[str, ...]:
         """Where reports go: beside the destination, and where asked for; each once, however it was written."""
@@ -147,7 +151,21 @@ class Job:
             if rule is not None:
                 scratch = scratch_bytes(rule, array.size) + (comparing_bytes(rule) if self._options.verify else 0)
             arrays.append(array_plan(member.key, (array, result), self._ordered(member, result), scratch, self._stored(member)))
-        return self._options.plan(tuple(arrays))
+        return self._plan_with_processes(tuple(arrays)) or self._options.plan(tuple(arrays))
+
+    def _plan_with_processes(self, arrays: tuple[ArrayPlan[Any], ...]) -> Plan | None:
+        """A plan whose workers are processes; None where those are no gain, or do not fit into memory.
+
+        They are none for what goes in order: its bytes would have to go through pipes, and its compressors are long calls that threads
+        run side by side.
+        """
+        if self._processes is not None and not any(array.ordered_in or array.ordered_out for array in arrays):
+            if sum(array.bytes_in for array in arrays) >= WORTH_PROCESSES:
+                plan = self._options.plan(arrays, self._processes.size)
+                if plan.workers > 1:
+                    return plan
+        self._processes = None
+        return None
 
     def _carried(self, member: Member) -> bool:
         """Whether a member that is not transformed is read as an array and written as one: from one kind of format to another."""
@@ -297,7 +315,10 @@ class Job:
         """Write every member in turn; returns the results of those that are transformed, by key."""
         results: dict[str, ArrayResult] = {}
         planned = {array.name: array for array in self.plan.arrays}
-        with stopping.guarded(), local_executor(self.plan.workers, self.plan.regions) as executor, self._spool() as spool:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(stopping.guarded())
+            executor = self._processes or stack.enter_context(local_executor(self.plan.workers, self.plan.regions))
+            spool = stack.enter_context(self._spool())
             for member in self._source.members:
                 plan, rule = planned.get(member.key), self._members.get(member.key)
                 if plan is None and (self._format == "npy" or _family(self._format) != _family(self._source.format)):
@@ -488,11 +509,11 @@ class Job:
             bytes_written=written,
             throughput=round((read + written) / seconds, 1),
             workers=planned.workers,
-            engine="threads",
+            engine="threads" if self._processes is None else "processes",
             codec_pipeline=", ".join(sorted({array.codec_pipeline for array in arrays if array.codec_pipeline})) or None,
             memory_bound=planned.memory.bound,
             memory_projected=planned.memory.projected,
-            memory_measured=machine.peak_resident(),
+            memory_measured=machine.peak_resident() + (self._processes.peak_resident() if self._processes is not None else 0),
         )
         return Report(
             version=__version__,

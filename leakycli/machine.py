@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 
 
+@lru_cache(maxsize=1)
 def cpus() -> int:
-    """How many processors the process may use at once: its affinity, or its cgroup's quota (rounded up) where that is less."""
+    """How many processors the process may use at once: its affinity, or its cgroup's quota (rounded up) where that is less; looked up once."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for folder in _cgroup_folders("cpu"):
         quota, period = _words(folder / "cpu.max"), "100000"
@@ -57,7 +59,7 @@ def peak_resident() -> int:
 
 
 def _status(field: str) -> int:
-    for line in _lines(Path("/proc/self/status")):
+    for line in _lines("/proc/self/status"):
         if line.startswith(field):
             return int(line.split()[1]) * 1024
     return 0
@@ -87,9 +89,10 @@ def _cgroup_folders(controller: str) -> Iterator[Path]:
         yield from (parent for parent in folder.parents if parent.is_relative_to(mount))
 
 
-def _lines(path: Path) -> list[str]:
+def _lines(path: Path | str) -> list[str]:
     try:
-        return path.read_text().splitlines(keepends=True)
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.readlines()
     except OSError:
         return []
 

@@ -100,11 +100,12 @@ class Options:
                 raise member.problem
         return chosen
 
-    def plan(self, arrays: tuple[ArrayPlan[Any], ...]) -> Plan:
-        """The plan for `arrays` on this machine, now."""
+    def plan(self, arrays: tuple[ArrayPlan[Any], ...], processes: int = 0) -> Plan:
+        """The plan for `arrays` on this machine, now. processes: so many may be used, instead of threads."""
         if self.workers is not None and self.workers < 1:
             raise UsageError(f"workers must be at least 1, not {self.workers}")
-        return plan_run(arrays, self.workers or machine.cpus(), machine.resident(), self.memory, machine.memory_available())
+        workers = processes or self.workers or machine.cpus()
+        return plan_run(arrays, workers, machine.resident(), self.memory, machine.memory_available, processes > 1)
 
     def parameters(self) -> dict[str, Any]:
         """What decides the result: its values, and its layout where that was asked for."""

@@ -116,6 +116,11 @@ class RegionTask(Generic[R]):
             payloads.append(writer.write(part, y))
         return RegionResult(tuple(units), one_pass.take_histograms(), tuple(tokens), tuple(payloads))
 
+    def close(self) -> None:
+        """Close reader and writer; for a copy in another process, which opened them for itself."""
+        for end in self._parts[2:]:
+            end.close()
+
     def _buffers(self) -> tuple[OnePass, Array, Array]:
         plan, rule, reader, writer = self._parts
         if not hasattr(self._local, "buffers"):

@@ -12,7 +12,7 @@ bit for each write unit.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from types import EllipsisType
 from typing import Any, Generic, TypeVar
@@ -21,10 +21,10 @@ from leakycli.errors import UsageError
 from leakycli.regions import Box, Grid, Index, Presence, Span, spans
 
 #: Bytes of input in a unit of a flat array. Statistics are kept per unit, so this number is part of what a report says.
-UNIT_BYTES = 1 << 20
+UNIT_BYTES = 1 << 21
 
 #: Units in a region of a flat array: enough to make the cost of a task small, few enough to stop quickly.
-REGION_UNITS = 8
+REGION_UNITS = 4
 
 #: Bytes that write units of a chunk grid are joined to, where memory allows: enough to make the cost of a call small.
 REGION_BYTES = 32 << 20
@@ -312,7 +312,7 @@ def window(workers: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes: of the process before the work, the bound it keeps, and its projected peak."""
+    """Bytes: of the process (or processes) before the work, the bound it keeps, and its projected peak."""
 
     baseline: int
     bound: int
@@ -346,24 +346,35 @@ class Plan:
 
 
 def plan_run(
-    arrays: tuple[ArrayPlan[Any], ...], workers: int, baseline: int, bound: int | None = None, available: int | None = None
+    arrays: tuple[ArrayPlan[Any], ...],
+    workers: int,
+    baseline: int,
+    bound: int | None = None,
+    available: Callable[[], int | None] = lambda: None,
+    processes: bool = False,
 ) -> Plan:
     """The plan with as many of the `workers` as the memory bound allows, and no more than there are regions.
 
     baseline: resident bytes of the process now. bound: bytes; by default `DEFAULT_BOUND`, or what one worker needs, up to half of the
-    `available` bytes. Raises UsageError, with the number needed, where one worker does not fit.
+    bytes that `available` tells (None: unknown). processes: several workers are forked processes, each with a baseline of its own. Raises
+    UsageError, with the number needed, where one worker does not fit.
     """
 
+    def started(n: int) -> int:
+        return baseline * (1 + n) if processes and n > 1 else baseline
+
     def fitted(n: int, limit: int) -> tuple[ArrayPlan[Any], ...]:
-        return tuple(array.fitted(n, limit - baseline - ALLOWANCE) for array in arrays)
+        return tuple(array.fitted(n, limit - started(n) - ALLOWANCE) for array in arrays)
 
     def projected(plans: tuple[ArrayPlan[Any], ...], n: int) -> int:
-        return baseline + ALLOWANCE + max((array.memory(n) for array in plans), default=0)
+        return started(n) + ALLOWANCE + max((array.memory(n) for array in plans), default=0)
 
     least = projected(fitted(1, 0), 1)
     if bound is None:
-        limit = max(DEFAULT_BOUND, available // 2) if available is not None else least
-        bound = max(DEFAULT_BOUND, min(least, limit))
+        bound = DEFAULT_BOUND
+        if least > bound:
+            free = available()
+            bound = least if free is None else max(bound, min(least, free // 2))
     if least > bound:
         raise UsageError(f"a memory bound of {size_text(bound)} is too small: this run needs {size_text(least, up=True)} (--memory)")
     plans, fitting = fitted(1, bound), 1
@@ -372,7 +383,7 @@ def plan_run(
         if projected(more, n) > bound or max((array.count for array in more), default=1) < n:
             break
         plans, fitting = more, n
-    return Plan(plans, fitting, Memory(baseline, bound, projected(plans, fitting)))
+    return Plan(plans, fitting, Memory(started(fitting), bound, projected(plans, fitting)))
 
 
 def size_text(size: int, up: bool = False) -> str:

@@ -21,7 +21,8 @@ import shutil
 import signal
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import cache
 from types import TracebackType
 from typing import Any
 
@@ -303,25 +304,34 @@ def written_beside(dest: str) -> tuple[str, ...]:
     return dest, dest + ".partial", dest + ".partial.journal", report, report + ".partial"
 
 
-def check_distinct(source: str, written: str) -> None:
-    """Raise UsageError where `written`, a path that a run writes or removes, is the file `source`, by whatever path or link.
+def check_distinct(source: str, written: Iterable[str]) -> None:
+    """Raise UsageError where one of `written`, paths that a run writes or removes, is the file `source`, by whatever path or link.
 
     "-" is what standard input or output leads to, where that is a file.
     """
     try:
         a = os.fstat(0) if source == "-" else os.stat(source)
-        b = os.fstat(1) if written == "-" else os.stat(written)
-        same = os.path.samestat(a, b) and (stat.S_ISREG(a.st_mode) or "-" not in (source, written))
     except OSError:
-        same = "-" not in (source, written) and os.path.realpath(source) == os.path.realpath(written)
-    if "-" not in (source, written) and not same:
-        outer, inner = os.path.realpath(source), os.path.realpath(written)
-        if inner.startswith(f"{outer}/") and os.path.isdir(source):
-            raise UsageError(f"{shown(written)}: lies inside the source {shown(source)}; a source is never written to")
+        a = None
+    folder, outer = a is not None and stat.S_ISDIR(a.st_mode), "" if source == "-" else os.path.realpath(source)
+    for path in written:
+        b = None
+        with contextlib.suppress(OSError):
+            b = os.fstat(1) if path == "-" else os.stat(path)
+        standard = "-" in (source, path)
+        if a is not None and b is not None:
+            same = os.path.samestat(a, b) and (stat.S_ISREG(a.st_mode) or not standard)
+        else:
+            same = not standard and outer == os.path.realpath(path)
+        if same:
+            raise UsageError(f"{shown(path)}: is the source itself ({shown(source)}); a source is never written to")
+        if standard:
+            continue
+        inner = os.path.realpath(path)
+        if folder and inner.startswith(f"{outer}/"):
+            raise UsageError(f"{shown(path)}: lies inside the source {shown(source)}; a source is never written to")
         if outer.startswith(f"{inner}/"):
-            raise UsageError(f"{shown(written)}: lies around the source {shown(source)}; a source is never written to")
-    if same:
-        raise UsageError(f"{shown(written)}: is the source itself ({shown(source)}); a source is never written to")
+            raise UsageError(f"{shown(path)}: lies around the source {shown(source)}; a source is never written to")
 
 
 def check_space(dest: str, needed: int) -> None:
@@ -370,9 +380,14 @@ def rename_new(old: str, new: str) -> None:
         raise OSError(code, os.strerror(code), new)
 
 
+@cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None, use_errno=True)
+
+
 def _rename_flagged(old: str, new: str, exchange: bool = False) -> int:
     """The system's rename that does not replace, or that exchanges; returns errno, 0 for success."""
-    libc = ctypes.CDLL(None, use_errno=True)
+    libc = _libc()
     if sys.platform == "darwin" and hasattr(libc, "renamex_np"):
         failed = libc.renamex_np(os.fsencode(old), os.fsencode(new), ctypes.c_uint(_RENAME_SWAP if exchange else _RENAME_EXCL))
     elif hasattr(libc, "renameat2"):

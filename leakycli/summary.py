@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -45,6 +46,10 @@ class Summary:
     centre: float = 0.0
     m2: float = 0.0
     exponent: int = 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What dataclasses do for slots takes ten times as long, and there is one for each unit.
+        return Summary, tuple(getattr(self, name) for name in self.__slots__)
 
     @property
     def mean(self) -> float:
@@ -337,6 +342,7 @@ class Histogram:
     """
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
+        self._dtype = dtype
         self._float = dtype if dtype.kind == "f" else np.dtype("float64")
         self._bits = np.dtype(f"u{self._float.itemsize}")
         mantissa = np.finfo(self._float).nmant
@@ -367,6 +373,9 @@ class Histogram:
             self._zeros += int(np.add.reduce(occurrences, where=zero))
             self.sampled += int(np.add.reduce(occurrences))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Histogram.from_json, (self._dtype, self.to_json())
+
     def copy(self) -> Histogram:
         """One that does not change with this."""
         copied = Histogram.__new__(Histogram)
@@ -395,21 +404,27 @@ class Histogram:
         """The bins that are not empty, from the most negative to the most positive; NaN and ±inf have none."""
         half = self._size // 2
         exponents = half - 4  # the last four are infinities and NaN
-        # Beyond the largest finite value the next edge, a power of two, exists in float64 but for float64's own.
-        edges = np.arange(half, dtype=self._bits) << self._shift
-        with np.errstate(invalid="ignore"):  # among the last four are NaN patterns
-            edge = edges.view(self._float).astype(np.float64)
-        edge[exponents:] = 2.0 * edge[exponents - 4] if self._float.itemsize < 8 else np.inf
         met = np.flatnonzero(self._counts)
-        bins = [
-            Bin(-float(edge[i + 1]), 0.0 - float(edge[i]), int(self._counts[half + i]))
-            for i in (met[met >= half][::-1] - half).tolist()
-            if i < exponents
-        ]
+        upward = met[met < exponents]
+        downward = met[(met >= half) & (met < half + exponents)][::-1]
+        bins = [Bin(-upper, 0.0 - lower, count) for lower, upper, count in self._bins(downward - half, self._counts[downward])]
         if self._zeros:
             bins.append(Bin(0.0, 0.0, self._zeros))
-        bins += [Bin(float(edge[i]), float(edge[i + 1]), int(self._counts[i])) for i in met[met < exponents].tolist()]
-        return bins
+        return bins + [Bin(lower, upper, count) for lower, upper, count in self._bins(upward, self._counts[upward])]
+
+    def _bins(self, number: NDArray[np.intp], counts: NDArray[np.int64]) -> Iterator[tuple[float, float, int]]:
+        """(lower, upper, count) of the positive bins of that `number`."""
+        last = self._size // 2 - 4
+
+        def edges(index: NDArray[np.intp]) -> list[float]:
+            found = (index.astype(self._bits) << self._shift).view(self._float).astype(np.float64)
+            # Beyond the largest finite value the next edge, a power of two, exists in float64 but for float64's own.
+            before = (np.array([last - 4], self._bits) << self._shift).view(self._float).astype(np.float64)
+            found[index == last] = 2.0 * before[0] if self._float.itemsize < 8 else np.inf
+            edges: list[float] = found.tolist()
+            return edges
+
+        return zip(edges(number), edges(number + 1), counts.tolist(), strict=True)
 
 
 def _towards_zero(x: Array) -> NDArray[np.float64]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,7 @@ from leakycli.errors import BatchError, LeakyError, UsageError, shown, visible
 
 if TYPE_CHECKING:
     from leakycli.api import Options
+    from leakycli.executors import ForkedExecutor
     from leakycli.jobs import Job
 
 
@@ -86,11 +89,40 @@ def command(sources: tuple[str, ...], dest: str, **given: Any) -> int:
         fsync=given["fsync"],
         verify=given["verify"],
         reports=given["report"],
-        command=("leakycli", *sys.argv[1:]),
+        command=_command(sys.argv[1:]),
     )
     if given["dry_run"]:
         return _each(jobs, given, lambda job: _show_plan(job, options, given))
-    return _each(jobs, given, lambda job: _apply(job, options, given, batch))
+    with contextlib.ExitStack() as stack:
+        processes = _processes(jobs, options)
+        if processes is not None:
+            stack.enter_context(processes)
+        return _each(jobs, given, lambda job: _apply(job, options, given, batch, processes))
+
+
+def _processes(jobs: list[Job], options: Options) -> ForkedExecutor | None:
+    """Processes to work in, where there is enough to do. They are forked before anything that a child could do without is loaded."""
+    from leakycli import machine
+    from leakycli.executors import ForkedExecutor, can_fork
+    from leakycli.job import WORTH_PROCESSES
+    from leakycli.storage import is_regular
+
+    workers = options.workers or machine.cpus()
+
+    def large(path: str) -> bool:
+        return is_regular(path) and os.path.getsize(path) >= WORTH_PROCESSES
+
+    if workers > 1 and can_fork() and any(large(job.source) for job in jobs):
+        return ForkedExecutor(workers)
+    return None
+
+
+def _command(words: list[str]) -> tuple[str, ...]:
+    """What was typed, for the report; each of a batch holds it, so that of a long list of sources the middle is left out."""
+    left_out = len(words) - 64
+    if left_out > 1:
+        words = [*words[:32], f"({left_out} more)", *words[-32:]]
+    return "leakycli", *words
 
 
 def _listed(path: str | None) -> tuple[str, ...]:
@@ -127,12 +159,12 @@ def _each(jobs: list[Job], given: dict[str, Any], work: Any) -> int:
     return 0
 
 
-def _apply(job: Job, options: Options, given: dict[str, Any], batch: bool) -> None:
+def _apply(job: Job, options: Options, given: dict[str, Any], batch: bool, processes: ForkedExecutor | None) -> None:
     from leakycli.api import apply
     from leakycli.cli.progress import observer
 
     with observer(given["progress"], given["quiet"]) as observe:
-        report = apply(job.source, job.dest, options, observe)
+        report = apply(job.source, job.dest, options, observe, processes)
     if given["json"]:
         click.echo(report.to_json(indent=None))
     elif not given["quiet"]:

@@ -61,6 +61,11 @@ class Distribution:
     sampled: int
     bins: tuple[tuple[float, float, int], ...]
 
+    @property
+    def finite(self) -> bool:
+        """Whether no bin reaches to infinity: only the outermost may."""
+        return not self.bins or (math.isfinite(self.bins[0][0]) and math.isfinite(self.bins[-1][1]))
+
     @classmethod
     def of(cls, histogram: Histogram, stride: int) -> Distribution:
         return cls(stride, histogram.sampled, tuple((b.lower, b.upper, b.count) for b in histogram.bins()))
@@ -146,10 +151,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain JSON values."""
-        fields = dataclasses.asdict(self)
-        tool = {"schema_version": SCHEMA_VERSION, "tool": "leakycli"}
-        values: dict[str, Any] = plain(tool | fields)
-        return values
+        return {"schema_version": SCHEMA_VERSION, "tool": "leakycli", **plain(self)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Report:
@@ -181,11 +183,18 @@ class Report:
 
 
 def plain(value: Any) -> Any:
-    """`value` as strict JSON values: tuples as lists, non-finite numbers and undecodable text as strings."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    """`value` as strict JSON values: tuples as lists, objects as their fields, non-finite numbers and undecodable text as strings."""
+    if value is None or isinstance(value, (bool, int)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, Distribution) and value.finite:
+        # By far the most of a report, and so not looked at number by number.
+        return {"stride": value.stride, "sampled": value.sampled, "bins": list(map(list, value.bins))}
+    if dataclasses.is_dataclass(value):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
     if isinstance(value, str):
@@ -197,8 +206,15 @@ def plain(value: Any) -> Any:
 def _indented(value: Any, margin: str, step: str) -> str:
     inner = margin + step
     if isinstance(value, dict) and value:
-        items = [f"{inner}{json.dumps(key)}: {_indented(item, inner, step)}" for key, item in value.items()]
+        items = [f"{inner}{_encode(key)}: {_indented(item, inner, step)}" for key, item in value.items()]
         return "{\n" + ",\n".join(items) + f"\n{margin}}}"
-    if isinstance(value, list) and any(isinstance(item, (list, dict)) for item in value):
-        return "[\n" + ",\n".join(inner + _indented(item, inner, step) for item in value) + f"\n{margin}]"
-    return json.dumps(value, allow_nan=False)
+    if isinstance(value, list) and value and isinstance(value[0], (list, dict)):
+        if isinstance(value[0], list):
+            # Bins, which hold no text that could be taken for the end of one.
+            lines = _encode(value)[1:-1].replace("], [", f"],\n{inner}[")
+            return f"[\n{inner}{lines}\n{margin}]"
+        return "[\n" + ",\n".join([inner + _indented(item, inner, step) for item in value]) + f"\n{margin}]"
+    return _encode(value)
+
+
+_encode = json.JSONEncoder(allow_nan=False).encode

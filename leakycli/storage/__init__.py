@@ -140,8 +140,8 @@ def compresses(format: str, layout: Layout, source: Source, member: Member) -> b
 
 
 def fingerprint(path: str) -> str:
-    """A digest that tells what this is, whatever its name and times: of a file's size and 16 samples of 4 KiB spread over it, or of all
-    metadata documents of a Zarr folder."""
+    """A digest that tells what this is, whatever its name and times: of a file's size and 16 samples of 4 KiB spread over it (all of a small
+    one), or of all metadata documents of a Zarr folder."""
     digest = hashlib.blake2b(digest_size=16)
     if os.path.isdir(path):
         from leakycli.storage.zarr import ZarrSource
@@ -150,11 +150,14 @@ def fingerprint(path: str) -> str:
         source.close()
         digest.update(str(source.opened).encode())
         return digest.hexdigest()
-    with open(path, "rb") as file:
+    with open(path, "rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         digest.update(str(size).encode())
-        for i in range(16):
-            digest.update(os.pread(file.fileno(), 4096, max(size - 4096, 0) * i // 15))
+        if size <= 16 * 4096:
+            digest.update(file.read(size))
+        else:
+            for i in range(16):
+                digest.update(os.pread(file.fileno(), 4096, (size - 4096) * i // 15))
     return digest.hexdigest()
 
 
