@@ -10,10 +10,9 @@ import contextlib
 import json
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from leakycli import events, storage
-from leakycli.comparison import Comparison, compare_sources
 from leakycli.errors import UsageError, shown
 from leakycli.executors import ForkedExecutor
 from leakycli.job import Job
@@ -23,7 +22,10 @@ from leakycli.report.model import Report
 from leakycli.rule import OUTPUTS
 from leakycli.storage import Member, Usage
 
-__all__ = ["Comparison", "Options", "SourceInfo", "apply", "dry_run", "info", "recorded_parameters", "verify"]
+if TYPE_CHECKING:
+    from leakycli.comparison import Comparison
+
+__all__ = ["Options", "SourceInfo", "apply", "dry_run", "info", "recorded_parameters", "verify"]
 
 
 def apply(
@@ -74,6 +76,8 @@ def verify(source: str, dest: str, options: Options | None = None, observe: even
 
     Of `options`, alpha, dtype, nan, only, skip, workers and memory count.
     """
+    from leakycli.comparison import compare_sources
+
     options = options or Options()
     for path in (source, dest):
         if storage.is_stream(path):

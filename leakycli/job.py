@@ -6,7 +6,6 @@ import contextlib
 import errno
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
@@ -15,7 +14,6 @@ from typing import Any
 
 from leakycli import events, machine, stopping, storage
 from leakycli._version import __version__
-from leakycli.comparison import compare_sources, comparing_bytes
 from leakycli.errors import (
     DifferenceError,
     LeakyError,
@@ -149,7 +147,11 @@ class Job:
             self._results[member.key] = result
             scratch = 0
             if rule is not None:
-                scratch = scratch_bytes(rule, array.size) + (comparing_bytes(rule) if self._options.verify else 0)
+                scratch = scratch_bytes(rule, array.size)
+                if self._options.verify:
+                    from leakycli.comparison import comparing_bytes
+
+                    scratch += comparing_bytes(rule)
             arrays.append(array_plan(member.key, (array, result), self._ordered(member, result), scratch, self._stored(member)))
         return self._plan_with_processes(tuple(arrays)) or self._options.plan(tuple(arrays))
 
@@ -159,11 +161,11 @@ class Job:
         They are none for what goes in order: its bytes would have to go through pipes, and its compressors are long calls that threads
         run side by side.
         """
-        if self._processes is not None and not any(array.ordered_in or array.ordered_out for array in arrays):
-            if sum(array.bytes_in for array in arrays) >= WORTH_PROCESSES:
-                plan = self._options.plan(arrays, self._processes.size)
-                if plan.workers > 1:
-                    return plan
+        ordered = any(array.ordered_in or array.ordered_out for array in arrays)
+        if self._processes is not None and not ordered and sum(array.bytes_in for array in arrays) >= WORTH_PROCESSES:
+            plan = self._options.plan(arrays, self._processes.size)
+            if plan.workers > 1:
+                return plan
         self._processes = None
         return None
 
@@ -438,6 +440,8 @@ class Job:
             # It may be gone on from, and else is removed with all that is beside the destination.
             yield self._publication.spool
         else:
+            import tempfile
+
             with tempfile.TemporaryDirectory(prefix="leakycli-") as folder:
                 yield os.path.join(folder, "spool.npy")
 
@@ -453,6 +457,8 @@ class Job:
                 )
 
     def _verify(self, partial: str) -> None:
+        from leakycli.comparison import compare_sources
+
         with contextlib.closing(storage.open_source(partial)) as found:
             comparison = compare_sources((self._source_path, self._source), (partial, found), self._options, run_plan=self.plan)
         if not comparison.equal:

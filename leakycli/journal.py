@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
-import subprocess
 import sys
 import time
 import zlib
@@ -55,7 +53,7 @@ class Past:
     @property
     def counts(self) -> bool:
         """Whether what it tells can be relied on: lines outlive a crash of the system, the data only where they were flushed."""
-        return self.flushed or (self.host, self.boot) == (platform.node(), boot_id())
+        return self.flushed or (self.host, self.boot) == (os.uname().nodename, boot_id())
 
     @property
     def share(self) -> float:
@@ -109,7 +107,7 @@ class Journal:
         self._before = before
         if anew:
             self.clear()
-            place = {"host": platform.node(), "boot": boot_id(), "flushed": self._flush}
+            place = {"host": os.uname().nodename, "boot": boot_id(), "flushed": self._flush}
             self._begin = {"begin": {"format": FORMAT, "fingerprint": fingerprint, "total": total, **place}}
 
     def clear(self) -> None:
@@ -214,6 +212,8 @@ def boot_id() -> str:
     except OSError:
         pass
     if sys.platform == "darwin":
+        import subprocess
+
         try:
             return subprocess.run(["/usr/sbin/sysctl", "-n", "kern.boottime"], capture_output=True, text=True, check=True).stdout.strip()
         except (OSError, subprocess.SubprocessError):

@@ -31,6 +31,9 @@ Array = NDArray[Any]
 #: Elements worked on at once: a few buffers of this many float32 or float64 stay in a core's own cache.
 PIECE = 1 << 17
 
+#: Elements looked up at once: many, since each time the counts of all patterns are added up.
+TABLE_PIECE = 1 << 18
+
 #: From this many elements on, an input type of at most 16 bits goes by a table of all its results.
 TABLE_FROM = 1 << 17
 
@@ -191,7 +194,7 @@ class Table:
             self._clipped = self._saturated()
             self._overflowed = np.isfinite(self.x) & np.isinf(self.y)
             self._underflowed = (self.x != 0) & (self.y == 0) & ~self._nan
-        self._index = np.empty(PIECE, np.intp)
+        self._index = np.empty(TABLE_PIECE, np.intp)
 
     def _saturated(self) -> Array:
         """Which patterns saturate: those whose neighbourhood in float64 lies outside the integer type's bounds."""
@@ -205,7 +208,7 @@ class Table:
     def __call__(self, x: Array, out: Array) -> NDArray[np.int64]:
         """Write the results for `x` to `out`; returns how often each bit pattern occurs in x (int64, one per pattern).
 
-        x and out: 1-D, contiguous, native byte order, at most `PIECE` elements; out may be x itself. Raises NanError as `Kernel` does.
+        x and out: 1-D, contiguous, native byte order, at most `TABLE_PIECE` elements; out may be x itself. Raises NanError as `Kernel` does.
         """
         index = self._index[: x.size]
         np.copyto(index, x.view(self._bits))

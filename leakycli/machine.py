@@ -6,17 +6,16 @@ import os
 import sys
 from collections.abc import Iterator
 from functools import lru_cache
-from pathlib import Path
 
 
 @lru_cache(maxsize=1)
 def cpus() -> int:
-    """How many processors the process may use at once: its affinity, or its cgroup's quota (rounded up) where that is less; looked up once."""
+    """Processors that the process may use at once: its affinity, or its cgroup's quota (rounded up) where that is less. Looked up once."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for folder in _cgroup_folders("cpu"):
-        quota, period = _words(folder / "cpu.max"), "100000"
+        quota, period = _words(f"{folder}/cpu.max"), "100000"
         if not quota:
-            quota, period = _words(folder / "cpu.cfs_quota_us"), (_words(folder / "cpu.cfs_period_us") or [period])[0]
+            quota, period = _words(f"{folder}/cpu.cfs_quota_us"), (_words(f"{folder}/cpu.cfs_period_us") or [period])[0]
         elif len(quota) == 2:
             period = quota[1]
         if quota and quota[0].isdigit() and int(period) > 0:
@@ -27,16 +26,16 @@ def cpus() -> int:
 def memory_available() -> int | None:
     """Bytes the process could still take without pushing others out; None where the system does not say."""
     found: list[int] = []
-    for line in _lines(Path("/proc/meminfo")):
+    for line in _lines("/proc/meminfo"):
         if line.startswith("MemAvailable:"):
             found.append(int(line.split()[1]) * 1024)
     for folder in _cgroup_folders("memory"):
-        limit = _words(folder / "memory.max") or _words(folder / "memory.limit_in_bytes")
-        used = _words(folder / "memory.current") or _words(folder / "memory.usage_in_bytes")
+        limit = _words(f"{folder}/memory.max") or _words(f"{folder}/memory.limit_in_bytes")
+        used = _words(f"{folder}/memory.current") or _words(f"{folder}/memory.usage_in_bytes")
         if limit and used and limit[0].isdigit():
             # The page cache counts as used but gives way.
             cache = sum(
-                int(line.split()[1]) for line in _lines(folder / "memory.stat") if line.startswith(("inactive_file ", "active_file "))
+                int(line.split()[1]) for line in _lines(f"{folder}/memory.stat") if line.startswith(("inactive_file ", "active_file "))
             )
             found.append(max(int(limit[0]) - int(used[0]) + cache, 0))
     if not found and hasattr(os, "sysconf"):
@@ -72,24 +71,23 @@ def _max_rss() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _cgroup_folders(controller: str) -> Iterator[Path]:
+def _cgroup_folders(controller: str) -> Iterator[str]:
     """The process's cgroup and its parents, for `controller`, as far as they can be seen."""
-    root = Path("/sys/fs/cgroup")
-    for line in _lines(Path("/proc/self/cgroup")):
+    root = "/sys/fs/cgroup"
+    for line in _lines("/proc/self/cgroup"):
         number, controllers, path = line.rstrip("\n").split(":", 2)
         if number == "0":
             mount = root
         elif controller in controllers.split(","):
-            mount = root / controller
+            mount = f"{root}/{controller}"
         else:
             continue
-        folder = mount / path.lstrip("/")
-        yield folder
         # Inside a container the path may be the host's: the mount itself is then the process's own.
-        yield from (parent for parent in folder.parents if parent.is_relative_to(mount))
+        parts = [part for part in path.split("/") if part]
+        yield from ("/".join([mount, *parts[:n]]) for n in range(len(parts), -1, -1))
 
 
-def _lines(path: Path | str) -> list[str]:
+def _lines(path: str) -> list[str]:
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return file.readlines()
@@ -97,5 +95,5 @@ def _lines(path: Path | str) -> list[str]:
         return []
 
 
-def _words(path: Path) -> list[str]:
+def _words(path: str) -> list[str]:
     return " ".join(_lines(path)).split()

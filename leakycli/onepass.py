@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leakycli.kernel import PIECE, TABLE_FROM, Counts, Kernel, NanError, Table, losses
+from leakycli.kernel import PIECE, TABLE_FROM, TABLE_PIECE, Counts, Kernel, NanError, Table, losses
 from leakycli.regions import cuts
 from leakycli.rule import Losses, Rule
 from leakycli.summary import Histogram, PatternSummary, PlainPair, Summary, summarise
@@ -43,9 +45,8 @@ def scratch_bytes(rule: Rule, size: int) -> int:
     histograms += min(PIECE, max(size, 1)) * rule.dtype.itemsize
     if by_table(rule, size):
         patterns = 1 << 8 * rule.source.itemsize
-        # Index and native copy of a piece; the table with its flags, values and flags of two summaries, counts of piece, unit and
-        # region, and what summing them up takes.
-        return histograms + PIECE * 16 + patterns * (14 + 2 * 22 + 3 * 8 + 48)
+        # Index and native copy of a piece; the table with its flags; counts of piece and region, and those handed over, also packed.
+        return histograms + TABLE_PIECE * 16 + patterns * (14 + 6 * 8)
     # Kernel: x, y, mask; an integer output compares and clips. Summaries: mask, float64, a copy of the finite elements.
     piece = min(PIECE, max(size, 1))
     kernel = 17 + (rule.dtype.kind != "f") * (48 if rule.source.kind != "f" else 24)
@@ -61,22 +62,61 @@ class UnitResult:
     losses: Losses
 
 
+class Patterns:
+    """How often each bit pattern of the input type occurs in an array that goes by table. All that is asked of it follows from that."""
+
+    def __init__(self, rule: Rule) -> None:
+        self._rule = rule
+        self.occurrences = np.zeros(1 << 8 * rule.source.itemsize, np.int64)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Patterns.from_json, (self._rule, self.to_json())
+
+    def merge(self, other: Patterns) -> None:
+        self.occurrences += other.occurrences
+
+    def copy(self) -> Patterns:
+        """One that does not change with this."""
+        copied = Patterns(self._rule)
+        copied.merge(self)
+        return copied
+
+    def to_json(self) -> str:
+        """All that it holds but for the rule."""
+        return base64.b64encode(zlib.compress(self.occurrences.tobytes(), 1)).decode()
+
+    @classmethod
+    def from_json(cls, rule: Rule, held: str) -> Patterns:
+        """One for `rule` that holds what `to_json` gave."""
+        patterns = cls(rule)
+        patterns.occurrences[:] = np.frombuffer(zlib.decompress(base64.b64decode(held)), np.int64)
+        return patterns
+
+    def results(self) -> tuple[UnitResult, tuple[Histogram, Histogram]]:
+        """What all those elements together give, and their histograms (before, after)."""
+        table = Table(self._rule)
+        before, after = (PatternSummary(values).summarise(self.occurrences) for values in (table.x, table.y))
+        histograms = Histogram(self._rule.source), Histogram(self._rule.dtype)
+        with np.errstate(invalid="ignore"):  # signalling NaN
+            for histogram, values in zip(histograms, (table.x, table.y), strict=True):
+                histogram.add(values, self.occurrences)
+        return UnitResult(before, after, table.losses(self.occurrences)), histograms
+
+
 class OnePass:
     """A rule, made ready for units of one array of `size` elements. Holds scratch memory: one per thread.
 
-    Call it unit after unit; the histograms of all units since the last `take_histograms` add up.
+    Call it unit after unit; what of them is whole counts adds up until `take`.
     """
 
     def __init__(self, rule: Rule, size: int) -> None:
-        self._rule = rule
+        self.rule = rule
         self._stride = sample_stride(rule, size)
-        piece = min(PIECE, max(size, 1))
+        self._piece = piece = min(TABLE_PIECE if by_table(rule, size) else PIECE, max(size, 1))
         self._native = np.empty(piece, rule.source)
         self._table = Table(rule) if by_table(rule, size) else None
-        if self._table is not None:
-            self._before, self._after = PatternSummary(self._table.x), PatternSummary(self._table.y)
-            self._seen = np.zeros(self._table.x.size, np.int64)
-        else:
+        self._patterns = None if self._table is None else Patterns(rule)
+        if self._table is None:
             self._kernel = Kernel(rule, piece)
             self._mask, self._wide = np.empty(piece, np.bool_), np.empty(piece, np.float64)
             plain = rule.source == rule.dtype and rule.source.kind == "f" and rule.source.itemsize > 2 and rule.monotone
@@ -89,43 +129,43 @@ class OnePass:
     def __call__(self, x: Array, y: Array, start: int) -> UnitResult:
         """Transform the unit `x` into `y`, of the same shape, in any byte and memory order, not the same memory. start: its flat index.
 
+        Where there are `Patterns` (see `take`), all is told by them and nothing by what is returned.
         Raises NanError with the position in `x` (in C order) where a NaN has no integer.
         """
         with np.errstate(all="ignore"):
-            if self._table is not None:
-                return self._by_table(self._table, x, y)
-            return self._by_kernel(x, y, start)
+            if self._table is None or self._patterns is None:
+                return self._by_kernel(x, y, start)
+            self._by_table(self._table, self._patterns, x, y)
+            return UnitResult(Summary(), Summary(), Losses())
 
-    def take_histograms(self) -> tuple[Histogram, Histogram]:
-        """The histograms (before, after) since the last time."""
-        before, after = self._histograms
-        self._flush()
-        if self._table is not None:
-            with np.errstate(invalid="ignore"):  # signalling NaN
-                before.add(self._table.x, self._seen)
-                after.add(self._table.y, self._seen)
-            self._seen[:] = 0
-        self._histograms = Histogram(self._rule.source), Histogram(self._rule.dtype)
-        return before, after
+    def take(self) -> tuple[tuple[Histogram, Histogram], Patterns | None]:
+        """The histograms (before, after) since the last time, or the patterns for an array that goes by table."""
+        taken = self._histograms, self._patterns
+        self._histograms = Histogram(self.rule.source), Histogram(self.rule.dtype)
+        if self._patterns is None:
+            self._flush(taken[0])
+        else:
+            self._patterns = Patterns(self.rule)
+        return taken
 
     def _pieces(self, x: Array, y: Array) -> Iterator[tuple[int, Array, Array]]:
         """(position, native piece of x, native piece of y to be filled), both 1-D; each piece of y is put into place after its turn.
 
         How a unit is cut depends on its shape alone, so that it has the same statistics wherever it lies.
         """
-        for at, piece in cuts(x.shape, PIECE):
+        for at, piece in cuts(x.shape, self._piece):
             px, py = x[piece], y[piece]
             if not (px.dtype.isnative and px.flags.c_contiguous):
                 native = self._native[: px.size].reshape(px.shape)
                 np.copyto(native, px)
                 px = native
             if py.flags.c_contiguous:
-                yield at, px.reshape(-1), py.reshape(-1).view(self._rule.dtype)
+                yield at, px.reshape(-1), py.reshape(-1).view(self.rule.dtype)
                 if not py.dtype.isnative:
-                    py.view(self._rule.dtype).byteswap(inplace=True)
+                    py.view(self.rule.dtype).byteswap(inplace=True)
             else:
                 if not self._out.size:
-                    self._out = np.empty_like(self._native, self._rule.dtype)
+                    self._out = np.empty_like(self._native, self.rule.dtype)
                 out = self._out[: py.size]
                 yield at, px.reshape(-1), out
                 np.copyto(py, out.reshape(py.shape))
@@ -145,7 +185,7 @@ class OnePass:
                 after = after.merge(summarise(py, self._mask, self._wide))
             self._sample(px, py, slice(-(start + at) % self._stride, None, self._stride))
         before, after = self._taken(before, after)
-        lost_in_all = losses(self._rule, _counts(before), _counts(after), clipped, replaced)
+        lost_in_all = losses(self.rule, _counts(before), _counts(after), clipped, replaced)
         return UnitResult(before, after, lost_in_all)
 
     def _taken(self, before: Summary, after: Summary) -> tuple[Summary, Summary]:
@@ -160,27 +200,24 @@ class OnePass:
         for at in range(0, sampled[0].size, _SAMPLES):
             size = min(sampled[0].size - at, _SAMPLES)
             if self._sampled + size > _SAMPLES:
-                self._flush()
+                self._flush(self._histograms)
             for waiting, values in zip(self._samples, sampled, strict=True):
                 waiting[self._sampled : self._sampled + size] = values[at : at + size]
             self._sampled += size
 
-    def _flush(self) -> None:
+    def _flush(self, histograms: tuple[Histogram, Histogram]) -> None:
         """Put the samples that wait into the histograms: whole counts, so that it does not matter when."""
         with np.errstate(invalid="ignore"):  # signalling NaN
-            for histogram, waiting in zip(self._histograms, self._samples, strict=True):
+            for histogram, waiting in zip(histograms, self._samples, strict=True):
                 histogram.add(waiting[: self._sampled])
         self._sampled = 0
 
-    def _by_table(self, table: Table, x: Array, y: Array) -> UnitResult:
-        occurrences = np.zeros_like(self._seen)
+    def _by_table(self, table: Table, patterns: Patterns, x: Array, y: Array) -> None:
         for at, px, py in self._pieces(x, y):
             try:
-                occurrences += table(px, py)
+                patterns.occurrences += table(px, py)
             except NanError as error:
                 raise NanError(at + error.position) from None
-        self._seen += occurrences
-        return UnitResult(self._before.summarise(occurrences), self._after.summarise(occurrences), table.losses(occurrences))
 
 
 def _counts(summary: Summary) -> Counts:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from leakycli import stopping
 from leakycli.errors import LossError
 from leakycli.kernel import NanError
-from leakycli.onepass import OnePass, UnitResult, constant, sample_stride
+from leakycli.onepass import OnePass, Patterns, UnitResult, constant, sample_stride
 from leakycli.plan import ArrayPlan, R, window
 from leakycli.regions import Index
 from leakycli.rule import Losses, Rule
@@ -27,23 +27,26 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class RegionResult:
-    """What one task gave: the results of its units in order, its histograms (before, after), what reader and writer are to commit."""
+    """What one task gave: the results of its units in order, its histograms (before, after) or patterns, what reader and writer are to
+    commit."""
 
     units: tuple[UnitResult, ...]
     histograms: tuple[Histogram, Histogram]
+    patterns: Patterns | None
     tokens: tuple[Any, ...]
     payloads: tuple[Any, ...]
 
 
 @dataclass(slots=True)
 class ArrayResult:
-    """What is known of an array after its last region."""
+    """What is known of an array after its last region; before it, with `patterns` that wait for `settle` where it goes by table."""
 
     before: Summary
     after: Summary
     losses: Losses
     histogram_before: Histogram
     histogram_after: Histogram
+    patterns: Patterns | None = None
 
     @classmethod
     def none(cls, rule: Rule) -> ArrayResult:
@@ -52,19 +55,22 @@ class ArrayResult:
 
     def copy(self) -> ArrayResult:
         """One that does not change with this."""
-        return replace(self, histogram_before=self.histogram_before.copy(), histogram_after=self.histogram_after.copy())
+        patterns = None if self.patterns is None else self.patterns.copy()
+        return replace(self, histogram_before=self.histogram_before.copy(), histogram_after=self.histogram_after.copy(), patterns=patterns)
 
     def to_json(self) -> list[Any]:
         """All that it holds but for the types; numbers come back the same to the bit."""
         parts = [list(astuple(part)) for part in (self.before, self.after, self.losses)]
-        return [*parts, self.histogram_before.to_json(), self.histogram_after.to_json()]
+        patterns = None if self.patterns is None else self.patterns.to_json()
+        return [*parts, self.histogram_before.to_json(), self.histogram_after.to_json(), patterns]
 
     @classmethod
     def from_json(cls, rule: Rule, held: list[Any]) -> ArrayResult:
         """One that holds what `to_json` gave."""
-        before, after, losses, *histograms = held
-        of_each = (Histogram.from_json(*pair) for pair in zip((rule.source, rule.dtype), histograms, strict=True))
-        return cls(Summary(*before), Summary(*after), Losses(*losses), *of_each)
+        before, after, losses, *histograms, patterns = held
+        of_each = [Histogram.from_json(*pair) for pair in zip((rule.source, rule.dtype), histograms, strict=True)]
+        waiting = None if patterns is None else Patterns.from_json(rule, patterns)
+        return cls(Summary(*before), Summary(*after), Losses(*losses), of_each[0], of_each[1], waiting)
 
     def fold(self, result: RegionResult) -> None:
         """Take in the next region, in plan order. Unit by unit, so that how units were joined into regions leaves no trace."""
@@ -74,6 +80,17 @@ class ArrayResult:
             self.losses += unit.losses
         self.histogram_before.merge(result.histograms[0])
         self.histogram_after.merge(result.histograms[1])
+        if self.patterns is None:
+            self.patterns = result.patterns
+        elif result.patterns is not None:
+            self.patterns.merge(result.patterns)
+
+    def settle(self) -> None:
+        """After the last region: take in what the patterns tell."""
+        if self.patterns is not None:
+            unit, histograms = self.patterns.results()
+            self.patterns = None
+            self.fold(RegionResult((unit,), histograms, None, (), ()))
 
     def fold_missing(self, rule: Rule, fill: Any, size: int) -> None:
         """Take in, last and as one term, those of the array's `size` elements that are not stored: all of them are `fill`."""
@@ -82,7 +99,7 @@ class ArrayResult:
             unit, histograms = constant(rule, fill, missing)
             if sampled != missing:
                 histograms = constant(rule, fill, sampled)[1]
-            self.fold(RegionResult((unit,), histograms, (), ()))
+            self.fold(RegionResult((unit,), histograms, None, (), ()))
 
 
 class RegionTask(Generic[R]):
@@ -114,7 +131,7 @@ class RegionTask(Generic[R]):
                     raise LossError(_nan_message(reader, rule, plan.index(part, selection, unit.shape, error.position))) from None
             tokens.append(token)
             payloads.append(writer.write(part, y))
-        return RegionResult(tuple(units), one_pass.take_histograms(), tuple(tokens), tuple(payloads))
+        return RegionResult(tuple(units), *one_pass.take(), tuple(tokens), tuple(payloads))
 
     def close(self) -> None:
         """Close reader and writer; for a copy in another process, which opened them for itself."""
@@ -188,6 +205,7 @@ def run(
             take_oldest()
         reader.finish()
         writer.finish()
+        result.settle()
         if (chunking := reader.info.chunking) is not None:
             result.fold_missing(rule, 0 if chunking.fill is None else chunking.fill, plan.size)
     finally:

@@ -17,7 +17,6 @@ import ctypes
 import errno
 import fcntl
 import os
-import shutil
 import signal
 import stat
 import sys
@@ -410,10 +409,10 @@ def remove(path: str) -> None:
     """Remove a file or a folder of our own if it is there; what cannot be removed is left."""
     try:
         os.unlink(path)
-    except IsADirectoryError:
-        shutil.rmtree(path, ignore_errors=True)
-    except PermissionError:  # what macOS says of a folder
+    except (IsADirectoryError, PermissionError):  # the latter is what macOS says of a folder
         if os.path.isdir(path) and not os.path.islink(path):
+            import shutil
+
             shutil.rmtree(path, ignore_errors=True)
     except OSError:
         pass

@@ -200,7 +200,7 @@ _ONES = {np.dtype(name): np.ones(_ROW, name) for name in ("float32", "float64")}
 
 
 def _sums(*arrays: Array) -> list[float]:
-    """Sum and sum of squares of each of the 1-D arrays, float32 or float64 of one size: rows in their own precision by BLAS, then float64."""
+    """Sum and sum of squares of each of the 1-D arrays, float32 or float64, of one size: rows in their precision by BLAS, then float64."""
     size, dtype = arrays[0].size, arrays[0].dtype
     count, rest = divmod(size, _ROW)
     ones = _ONES[dtype]

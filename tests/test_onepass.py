@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from leakycli.kernel import PIECE, TABLE_FROM, NanError, transform
-from leakycli.onepass import SAMPLE_ALL, STRIDE, OnePass, UnitResult, by_table, sample_stride, scratch_bytes
+from leakycli.onepass import SAMPLE_ALL, STRIDE, OnePass, Patterns, UnitResult, by_table, sample_stride, scratch_bytes
 from leakycli.plan import UNIT_BYTES
 from leakycli.rule import Losses, Rule
 from leakycli.summary import Histogram, Summary, summarise
@@ -85,7 +85,17 @@ def pass_over(x: Array, rule: Rule, cuts: Sequence[int], size: int, order: str =
     y = in_order(np.full(x.size, 77, rule.dtype), order)
     edges = [0, *sorted(cuts), x.size]
     units = [one_pass(x[a:b], y[a:b], start + a) for a, b in pairwise(edges)]
-    return Passed(y, units, one_pass.take_histograms())
+    return Passed(y, *told(one_pass, units))
+
+
+def told(one_pass: OnePass, units: list[UnitResult]) -> tuple[list[UnitResult], tuple[Histogram, Histogram]]:
+    """All that a pass tells, by units or by patterns."""
+    histograms, patterns = one_pass.take()
+    if patterns is None:
+        return units, histograms
+    assert all(unit == UnitResult(Summary(), Summary(), Losses()) for unit in units)
+    unit, histograms = Patterns.from_json(one_pass.rule, patterns.to_json()).results()
+    return [unit], histograms
 
 
 def expected_histogram(x: Array, stride: int, start: int = 0) -> Histogram:
@@ -237,7 +247,7 @@ def test_minus_infinity_with_alpha_zero_is_named_as_nan_is(size: int) -> None:
 @pytest.mark.parametrize("source", SOURCES)
 def test_being_made_ready_gives_no_warning(source: str, dtype: str) -> None:
     # pytest turns any into an error.
-    OnePass(rule_for(source, dtype), LARGE).take_histograms()
+    OnePass(rule_for(source, dtype), LARGE).take()
 
 
 @pytest.mark.parametrize("size", [50, TABLE_FROM])
@@ -246,13 +256,13 @@ def test_histograms_start_anew_once_taken(size: int) -> None:
     rule = rule_for("float16", "float32")
     one_pass, y = OnePass(rule, size), np.empty(50, np.float32)
     one_pass(x, y, 0)
-    first = one_pass.take_histograms()
+    first = told(one_pass, [])[1]
     one_pass(x[:20], y[:20], 0)
-    second = one_pass.take_histograms()
+    second = told(one_pass, [])[1]
     assert_same(first[0], expected_histogram(x, 1))
     assert_same(second[0], expected_histogram(x[:20], 1))
     assert_same(second[1], expected_histogram(y[:20], 1))
-    assert all(histogram.sampled == 0 and not histogram.bins() for histogram in one_pass.take_histograms())
+    assert all(histogram.sampled == 0 and not histogram.bins() for histogram in told(one_pass, [])[1])
 
 
 @pytest.mark.parametrize("size", [0, TABLE_FROM])
@@ -260,7 +270,7 @@ def test_an_empty_unit_gives_nothing(size: int) -> None:
     one_pass = OnePass(rule_for("float16", "float32"), size)
     nothing = one_pass(np.empty(0, np.float16), np.empty(0, np.float32), 0)
     assert nothing == UnitResult(Summary(), Summary(), Losses())
-    assert [histogram.sampled for histogram in one_pass.take_histograms()] == [0, 0]
+    assert [histogram.sampled for histogram in told(one_pass, [])[1]] == [0, 0]
 
 
 def test_table_and_stride_are_chosen_by_the_array_alone() -> None:
@@ -279,7 +289,7 @@ def peak_of_pass(rule: Rule, size: int) -> int:
     try:
         one_pass = OnePass(rule, size)
         one_pass(x, y, 0)
-        one_pass.take_histograms()
+        one_pass.take()
         one_pass(x, y, unit)
         return tracemalloc.get_traced_memory()[1]
     finally:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import zipfile
 
 from leakycli.errors import CorruptError, StorageError, UsageError, shown, storage_error
 from leakycli.storage.base import ArrayInfo, Begun, Chunking, Layout, Member, Reader, Source, Target, Usage, Writer
@@ -66,6 +65,8 @@ def is_zarr(path: str) -> bool:
                 return False
         if archive.lower().endswith(".zarr.zip"):
             return True
+        import zipfile
+
         with zipfile.ZipFile(archive) as opened:
             return not set(_ZARR_DOCUMENTS).isdisjoint(opened.namelist())
     # A hostile directory trips zipfile in several ways; whoever opens it says so.
@@ -140,8 +141,8 @@ def compresses(format: str, layout: Layout, source: Source, member: Member) -> b
 
 
 def fingerprint(path: str) -> str:
-    """A digest that tells what this is, whatever its name and times: of a file's size and 16 samples of 4 KiB spread over it (all of a small
-    one), or of all metadata documents of a Zarr folder."""
+    """A digest that tells what this is, whatever its name and times: of a file's size and 16 samples of 4 KiB spread over it (all of a
+    small one), or of all metadata documents of a Zarr folder."""
     digest = hashlib.blake2b(digest_size=16)
     if os.path.isdir(path):
         from leakycli.storage.zarr import ZarrSource
