@@ -87,6 +87,11 @@ class ForkedExecutor(ThreadPoolExecutor):
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         return super().submit(self._call, fn, args, kwargs)
 
+    def resident(self) -> int:
+        """Bytes of resident memory of the largest process now; when no task runs."""
+        found: list[int] = [child.call(machine.resident, (), {}) for child in self._children]
+        return max(found)
+
     def peak_resident(self) -> int:
         """Bytes of resident memory at the peaks of all processes together; when no task runs."""
         return sum(child.call(machine.peak_resident, (), {}) for child in self._children)
@@ -153,6 +158,8 @@ def _serve(read: int, write: int) -> None:
     """Run tasks until the pipe ends."""
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)
+    # This process is one worker: libraries that make as many threads as there are processors would have them stand in line.
+    os.environ["RAYON_NUM_THREADS"] = "1"
     task: Any = None
     while True:
         try:

@@ -163,7 +163,7 @@ class Job:
         """
         ordered = any(array.ordered_in or array.ordered_out for array in arrays)
         if self._processes is not None and not ordered and sum(array.bytes_in for array in arrays) >= WORTH_PROCESSES:
-            plan = self._options.plan(arrays, self._processes.size)
+            plan = self._options.plan(arrays, self._processes)
             if plan.workers > 1:
                 return plan
         self._processes = None

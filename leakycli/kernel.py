@@ -208,7 +208,7 @@ class Table:
     def __call__(self, x: Array, out: Array) -> NDArray[np.int64]:
         """Write the results for `x` to `out`; returns how often each bit pattern occurs in x (int64, one per pattern).
 
-        x and out: 1-D, contiguous, native byte order, at most `TABLE_PIECE` elements; out may be x itself. Raises NanError as `Kernel` does.
+        x and out: 1-D, contiguous, native byte order, at most `TABLE_PIECE` elements; out may be x. Raises NanError as `Kernel` does.
         """
         index = self._index[: x.size]
         np.copyto(index, x.view(self._bits))

@@ -8,6 +8,7 @@ from typing import Any
 
 from leakycli import machine
 from leakycli.errors import LeakyError, UsageError, listed, shown
+from leakycli.executors import ForkedExecutor
 from leakycli.plan import ArrayPlan, Plan, plan_run
 from leakycli.rule import Rule
 from leakycli.storage import ArrayInfo, Layout, Member
@@ -100,12 +101,15 @@ class Options:
                 raise member.problem
         return chosen
 
-    def plan(self, arrays: tuple[ArrayPlan[Any], ...], processes: int = 0) -> Plan:
-        """The plan for `arrays` on this machine, now. processes: so many may be used, instead of threads."""
+    def plan(self, arrays: tuple[ArrayPlan[Any], ...], processes: ForkedExecutor | None = None) -> Plan:
+        """The plan for `arrays` on this machine, now. processes: to be used instead of threads."""
         if self.workers is not None and self.workers < 1:
             raise UsageError(f"workers must be at least 1, not {self.workers}")
-        workers = processes or self.workers or machine.cpus()
-        return plan_run(arrays, workers, machine.resident(), self.memory, machine.memory_available, processes > 1)
+        workers = self.workers or machine.cpus()
+        process = 0
+        if processes is not None:
+            workers, process = min(workers, processes.size), processes.resident()
+        return plan_run(arrays, workers, machine.resident(), self.memory, machine.memory_available, process)
 
     def parameters(self) -> dict[str, Any]:
         """What decides the result: its values, and its layout where that was asked for."""

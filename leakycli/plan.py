@@ -27,7 +27,7 @@ UNIT_BYTES = 1 << 21
 REGION_UNITS = 4
 
 #: Bytes that write units of a chunk grid are joined to, where memory allows: enough to make the cost of a call small.
-REGION_BYTES = 32 << 20
+REGION_BYTES = 16 << 20
 
 #: The default memory bound, in bytes.
 DEFAULT_BOUND = 512 << 20
@@ -351,17 +351,17 @@ def plan_run(
     baseline: int,
     bound: int | None = None,
     available: Callable[[], int | None] = lambda: None,
-    processes: bool = False,
+    process: int = 0,
 ) -> Plan:
     """The plan with as many of the `workers` as the memory bound allows, and no more than there are regions.
 
     baseline: resident bytes of the process now. bound: bytes; by default `DEFAULT_BOUND`, or what one worker needs, up to half of the
-    bytes that `available` tells (None: unknown). processes: several workers are forked processes, each with a baseline of its own. Raises
+    bytes that `available` tells (None: unknown). process: resident bytes of a worker that is a process, now; 0 for threads. Raises
     UsageError, with the number needed, where one worker does not fit.
     """
 
     def started(n: int) -> int:
-        return baseline * (1 + n) if processes and n > 1 else baseline
+        return baseline + n * process if n > 1 else baseline
 
     def fitted(n: int, limit: int) -> tuple[ArrayPlan[Any], ...]:
         return tuple(array.fitted(n, limit - started(n) - ALLOWANCE) for array in arrays)

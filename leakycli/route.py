@@ -20,8 +20,10 @@ from leakycli.rule import Rule
 from leakycli.storage import ArrayInfo, Layout, Member, Reader, Source, Writer
 from leakycli.storage.flat import BoxReader, BoxWriter, SpoolingWriter, spooled
 
-#: What codecs take beside a region, as a multiple of its bytes in and out: encoded and decoded copies of what they are at.
+#: What codecs take beside a region, as a multiple of its bytes in and out: encoded and decoded copies of what they are at, and of shards
+#: once more, which are put together from their chunks.
 _CODECS = 1.0
+_SHARDED = 0.5
 
 
 def result_info(array: ArrayInfo, rule: Rule | None, format: str, layout: Layout, source: Source, member: Member) -> ArrayInfo:
@@ -58,9 +60,11 @@ def array_plan(
     flat = [end for end in ends if end.chunking is None]
     grid = Grid(array.shape, chunking.unit, reverse=any(end.fortran for end in flat))
     same = array.chunking is not None and result.chunking is not None and array.chunking.unit == result.chunking.unit
+    sharded = any(end.chunking is not None and end.chunking.shards is not None for end in ends)
+    codecs = _CODECS + sharded * _SHARDED + beside
     # Listed here in any case, so that a chunk that goes missing after this is missed.
     present = stored() if stored is not None and array.chunking is not None else None
-    return GridPlan.of(key, grid, itemsizes, scratch, ordered, bool(flat), present if same else None, _CODECS + beside)
+    return GridPlan.of(key, grid, itemsizes, scratch, ordered, bool(flat), present if same else None, codecs)
 
 
 def fitting_reader(plan: ArrayPlan[Any], reader: Reader[Any], spool: str) -> Reader[Any]:

@@ -776,7 +776,9 @@ def mutated(document: Any, path: tuple[Any, ...], value: Any) -> Any:
 def read(path: Path | str) -> NDArray[Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return np.asarray(zarr.open_array(path, mode="r")[...])
+        array = zarr.open_array(path, mode="r")
+        # All that is stored: a shape that was changed may be larger than memory.
+        return np.asarray(array[tuple(slice(0, 1000) for _ in array.shape)])
 
 
 @pytest.fixture(scope="module")

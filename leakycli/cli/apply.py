@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import sys
 from typing import TYPE_CHECKING, Any
@@ -101,20 +102,22 @@ def command(sources: tuple[str, ...], dest: str, **given: Any) -> int:
 
 
 def _processes(jobs: list[Job], options: Options) -> ForkedExecutor | None:
-    """Processes to work in, where there is enough to do. They are forked before anything that a child could do without is loaded."""
+    """Processes to work in, where there is enough to do. They are forked before anything has started threads, as zarr does on first use."""
     from leakycli import machine
     from leakycli.executors import ForkedExecutor, can_fork
     from leakycli.job import WORTH_PROCESSES
+    from leakycli.publish import folder_wanted
     from leakycli.storage import is_regular
 
     workers = options.workers or machine.cpus()
-
-    def large(path: str) -> bool:
-        return is_regular(path) and os.path.getsize(path) >= WORTH_PROCESSES
-
-    if workers > 1 and can_fork() and any(large(job.source) for job in jobs):
-        return ForkedExecutor(workers)
-    return None
+    folders = [job for job in jobs if os.path.isdir(job.source)]
+    large = [job for job in jobs if is_regular(job.source) and os.path.getsize(job.source) >= WORTH_PROCESSES]
+    if workers < 2 or not can_fork() or not (folders or large):
+        return None
+    if folders or any(folder_wanted(job.dest) for job in large):
+        # Here, so that not each of them loads it.
+        importlib.import_module("leakycli.storage.zarr")
+    return ForkedExecutor(workers)
 
 
 def _command(words: list[str]) -> tuple[str, ...]:

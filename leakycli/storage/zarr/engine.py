@@ -1,7 +1,7 @@
 """Opening arrays with zarr: which of its codec pipelines runs, and what its errors mean.
 
 zarr's own default pipeline is slow. From Python 3.12 on zarr has a fused one; on 3.11 the package `zarrs` has another, which is used for
-plain files and for what it is known to do right.
+plain files and for what it is known to do right. Each works in the thread that calls it: regions are shared among workers already.
 """
 
 from __future__ import annotations
@@ -45,11 +45,12 @@ _DEFAULT = Pipeline("zarr", {})
 def pipeline(document: ArrayDocument, files: bool) -> Pipeline:
     """The fastest pipeline that is right for an array. files: whether it is kept in plain files."""
     if hasattr(zarr.core.codec_pipeline, "FusedCodecPipeline"):
-        return Pipeline("zarr fused", {"codec_pipeline.path": "zarr.core.codec_pipeline.FusedCodecPipeline"})
+        path = "zarr.core.codec_pipeline.FusedCodecPipeline"
+        return Pipeline("zarr fused", {"codec_pipeline.path": path, "codec_pipeline.max_workers": 1})
     if files and _safe_for_zarrs(document) and importlib.util.find_spec("zarrs") is not None:
         return Pipeline(
             f"zarrs {importlib.metadata.version('zarrs')}",
-            {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline", "codec_pipeline.strict": True},
+            {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline", "codec_pipeline.strict": True, "threading.max_workers": 1},
         )
     return _DEFAULT
 
