@@ -88,13 +88,21 @@ class ForkedExecutor(ThreadPoolExecutor):
         return super().submit(self._call, fn, args, kwargs)
 
     def resident(self) -> int:
-        """Bytes of resident memory of the largest process now; when no task runs."""
-        found: list[int] = [child.call(machine.resident, (), {}) for child in self._children]
-        return max(found)
+        """Bytes of resident memory of the largest process now."""
+        return max(self._from_each(machine.resident))
 
     def peak_resident(self) -> int:
-        """Bytes of resident memory at the peaks of all processes together; when no task runs."""
-        return sum(child.call(machine.peak_resident, (), {}) for child in self._children)
+        """Bytes of resident memory at the peaks of all processes together."""
+        return sum(self._from_each(machine.peak_resident))
+
+    def _from_each(self, fn: Callable[[], T]) -> list[T]:
+        """What `fn` gives in each process, one after the other, when none has anything else to do."""
+        children = [self._idle.get() for _ in self._children]
+        try:
+            return [child.call(fn, (), {}) for child in children]
+        finally:
+            for child in children:
+                self._idle.put(child)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         super().shutdown(wait, cancel_futures=cancel_futures)

@@ -6,17 +6,25 @@ import contextlib
 import importlib
 import os
 import sys
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from leakycli import stopping
 from leakycli.cli import options as o
 from leakycli.errors import BatchError, LeakyError, UsageError, shown, visible
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from leakycli import events
     from leakycli.api import Options
     from leakycli.executors import ForkedExecutor
     from leakycli.jobs import Job
+    from leakycli.report.model import Report
 
 
 @click.command("apply", short_help="Write the leaky ReLU of SOURCE to DEST.")
@@ -98,7 +106,35 @@ def command(sources: tuple[str, ...], dest: str, **given: Any) -> int:
         processes = _processes(jobs, options)
         if processes is not None:
             stack.enter_context(processes)
-        return _each(jobs, given, lambda job: _apply(job, options, given, batch, processes))
+        begun = _begun_ahead(jobs, options, processes) if processes is not None and not given["fail_fast"] else iter(())
+        return _each(jobs, given, lambda job: _apply(job, options, given, batch, processes, next(begun, None)))
+
+
+#: Bytes of a `.npy` up to which a process takes it as a whole.
+SMALL = 1 << 20
+
+#: From how many of those on; and how many are begun before their turn.
+MANY = 16
+AHEAD = 64
+
+
+def _small(job: Job) -> bool:
+    from leakycli.storage import is_regular
+
+    return job.source.lower().endswith(".npy") and is_regular(job.source) and os.path.getsize(job.source) <= SMALL
+
+
+def _begun_ahead(jobs: list[Job], options: Options, processes: ForkedExecutor) -> Iterator[Future[Report] | None]:
+    """For each job, in order, its run in one of the `processes`, which is begun ahead of its turn; None for one that is not small."""
+    from leakycli.api import apply
+
+    alone = replace(options, workers=1)
+    waiting: deque[Future[Report] | None] = deque()
+    for job in jobs:
+        waiting.append(processes.submit(apply, job.source, job.dest, alone) if len(jobs) >= MANY and _small(job) else None)
+        if len(waiting) > AHEAD:
+            yield waiting.popleft()
+    yield from waiting
 
 
 def _processes(jobs: list[Job], options: Options) -> ForkedExecutor | None:
@@ -110,9 +146,10 @@ def _processes(jobs: list[Job], options: Options) -> ForkedExecutor | None:
     from leakycli.storage import is_regular
 
     workers = options.workers or machine.cpus()
+    many = len(jobs) >= MANY and sum(map(_small, jobs)) >= MANY
     folders = [job for job in jobs if os.path.isdir(job.source)]
     large = [job for job in jobs if is_regular(job.source) and os.path.getsize(job.source) >= WORTH_PROCESSES]
-    if workers < 2 or not can_fork() or not (folders or large):
+    if workers < 2 or not can_fork() or not (folders or large or many):
         return None
     if folders or any(folder_wanted(job.dest) for job in large):
         # Here, so that not each of them loads it.
@@ -162,12 +199,14 @@ def _each(jobs: list[Job], given: dict[str, Any], work: Any) -> int:
     return 0
 
 
-def _apply(job: Job, options: Options, given: dict[str, Any], batch: bool, processes: ForkedExecutor | None) -> None:
+def _apply(
+    job: Job, options: Options, given: dict[str, Any], batch: bool, processes: ForkedExecutor | None, begun: Future[Report] | None
+) -> None:
     from leakycli.api import apply
     from leakycli.cli.progress import observer
 
     with observer(given["progress"], given["quiet"]) as observe:
-        report = apply(job.source, job.dest, options, observe, processes)
+        report = apply(job.source, job.dest, options, observe, processes) if begun is None else _awaited(job, begun, observe)
     if given["json"]:
         click.echo(report.to_json(indent=None))
     elif not given["quiet"]:
@@ -175,6 +214,22 @@ def _apply(job: Job, options: Options, given: dict[str, Any], batch: bool, proce
 
         stream = sys.stderr if job.dest == "-" else sys.stdout
         (render_line if batch else render_report)(report, stream)
+
+
+def _awaited(job: Job, begun: Future[Report], observe: events.Observer) -> Report:
+    """The report of a run in another process, which tells of its events when it is through."""
+    from concurrent.futures import wait
+
+    from leakycli import events
+
+    with stopping.guarded():
+        while not wait([begun], timeout=0.2).done:
+            stopping.check()
+    report = begun.result()
+    observe(events.Started(job.source, report.cost.bytes_read))
+    observe(events.RegionDone(job.source, "", report.cost.bytes_read, report.cost.bytes_written))
+    observe(events.Finished(job.source))
+    return report
 
 
 def _show_plan(job: Job, options: Options, given: dict[str, Any]) -> None:
