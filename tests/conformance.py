@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pickle
-import threading
+import tempfile
+import time
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Executor, ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -250,11 +252,8 @@ def check_executor(made: Callable[[], Executor]) -> None:
         assert [future.result(30) for future in futures] == [n * n for n in range(50)]
         assert list(executor.map(abs, [-1, 2, -3])) == [1, 2, 3]
 
-    def fail() -> None:
-        raise BoomError("here")
-
     with made() as executor:
-        future = executor.submit(fail)
+        future = executor.submit(_fail)
         # An error belongs to its future: it neither escapes from submit nor stops the others.
         error = future.exception(30)
         assert isinstance(error, BoomError)
@@ -272,21 +271,34 @@ def check_executor(made: Callable[[], Executor]) -> None:
     _check_cancel(made())
 
 
+def _fail() -> None:
+    raise BoomError("here")
+
+
+def _hold(folder: str) -> str:
+    """Say that it runs, and wait until it is released; a file for each, since it may run in another process."""
+    Path(folder, "started").touch()
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        if Path(folder, "release").exists():
+            return "released"
+        time.sleep(0.002)
+    return "timed out"
+
+
 def _check_cancel(executor: Executor) -> None:
     """What waits can be cancelled; what runs is waited for."""
-    release, started = threading.Event(), threading.Event()
-
-    def hold() -> str:
-        started.set()
-        return "released" if release.wait(10) else "timed out"
-
-    if type(executor).__name__ == "InlineExecutor":
-        release.set()
-    futures = [executor.submit(hold) for _ in range(20)]
-    assert started.wait(30)
-    cancelled = [future for future in futures if future.cancel()]
-    release.set()
-    executor.shutdown(wait=True, cancel_futures=True)
+    with tempfile.TemporaryDirectory() as folder:
+        if type(executor).__name__ == "InlineExecutor":
+            Path(folder, "release").touch()
+        futures = [executor.submit(_hold, folder) for _ in range(20)]
+        end = time.monotonic() + 30
+        while not Path(folder, "started").exists():
+            assert time.monotonic() < end
+            time.sleep(0.002)
+        cancelled = [future for future in futures if future.cancel()]
+        Path(folder, "release").touch()
+        executor.shutdown(wait=True, cancel_futures=True)
     for future in futures:
         assert future.done()
         if future in cancelled:

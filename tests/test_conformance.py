@@ -18,7 +18,7 @@ import pytest
 import zarr
 from numpy.typing import NDArray
 
-from leakycli.executors import InlineExecutor, local_executor
+from leakycli.executors import ForkedExecutor, InlineExecutor, local_executor
 from leakycli.regions import Grid
 from leakycli.storage import ArrayInfo, Layout, Member, Reader, Source, Writer, open_source
 from leakycli.storage.flat import BoxReader, BoxWriter, SpoolingWriter, spooled
@@ -282,7 +282,8 @@ def test_boxes_to_a_member_of_an_archive(array: Array, compressor: str, spool: b
 
 
 @pytest.mark.parametrize(
-    "made", [InlineExecutor, lambda: ThreadPoolExecutor(3), lambda: local_executor(2, 5), lambda: local_executor(1, 5)]
+    "made",
+    [InlineExecutor, lambda: ThreadPoolExecutor(3), lambda: local_executor(2, 5), lambda: local_executor(1, 5), lambda: ForkedExecutor(2)],
 )
 def test_executor(made: Callable[[], Executor]) -> None:
     check_executor(made)

@@ -9,6 +9,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -113,9 +114,13 @@ def command(sources: tuple[str, ...], dest: str, **given: Any) -> int:
 #: Bytes of a `.npy` up to which a process takes it as a whole.
 SMALL = 1 << 20
 
-#: From how many of those on; and how many are begun before their turn.
+#: From how many of those on; how many go to a process together; and how many are begun before their turn.
 MANY = 16
-AHEAD = 64
+TOGETHER = 16
+AHEAD = 128
+
+#: A run that was begun, with others: its outcome is this one of those.
+Begun = tuple["Future[list[Report | LeakyError]]", int]
 
 
 def _small(job: Job) -> bool:
@@ -124,17 +129,29 @@ def _small(job: Job) -> bool:
     return job.source.lower().endswith(".npy") and is_regular(job.source) and os.path.getsize(job.source) <= SMALL
 
 
-def _begun_ahead(jobs: list[Job], options: Options, processes: ForkedExecutor) -> Iterator[Future[Report] | None]:
+def _begun_ahead(jobs: list[Job], options: Options, processes: ForkedExecutor) -> Iterator[Begun | None]:
     """For each job, in order, its run in one of the `processes`, which is begun ahead of its turn; None for one that is not small."""
+    alone = replace(options, workers=1)
+    waiting: deque[Begun | None] = deque()
+    for small, group in groupby(jobs, _small):
+        while some := list(islice(group, TOGETHER)):
+            future = processes.submit(_outcomes, some, alone) if small and len(jobs) >= MANY else None
+            waiting.extend(None if future is None else (future, i) for i in range(len(some)))
+            while len(waiting) > AHEAD:
+                yield waiting.popleft()
+    yield from waiting
+
+
+def _outcomes(jobs: list[Job], options: Options) -> list[Report | LeakyError]:
     from leakycli.api import apply
 
-    alone = replace(options, workers=1)
-    waiting: deque[Future[Report] | None] = deque()
+    outcomes: list[Report | LeakyError] = []
     for job in jobs:
-        waiting.append(processes.submit(apply, job.source, job.dest, alone) if len(jobs) >= MANY and _small(job) else None)
-        if len(waiting) > AHEAD:
-            yield waiting.popleft()
-    yield from waiting
+        try:
+            outcomes.append(apply(job.source, job.dest, options))
+        except LeakyError as error:
+            outcomes.append(error)
+    return outcomes
 
 
 def _processes(jobs: list[Job], options: Options) -> ForkedExecutor | None:
@@ -199,9 +216,7 @@ def _each(jobs: list[Job], given: dict[str, Any], work: Any) -> int:
     return 0
 
 
-def _apply(
-    job: Job, options: Options, given: dict[str, Any], batch: bool, processes: ForkedExecutor | None, begun: Future[Report] | None
-) -> None:
+def _apply(job: Job, options: Options, given: dict[str, Any], batch: bool, processes: ForkedExecutor | None, begun: Begun | None) -> None:
     from leakycli.api import apply
     from leakycli.cli.progress import observer
 
@@ -216,16 +231,19 @@ def _apply(
         (render_line if batch else render_report)(report, stream)
 
 
-def _awaited(job: Job, begun: Future[Report], observe: events.Observer) -> Report:
+def _awaited(job: Job, begun: Begun, observe: events.Observer) -> Report:
     """The report of a run in another process, which tells of its events when it is through."""
     from concurrent.futures import wait
 
     from leakycli import events
 
+    future, i = begun
     with stopping.guarded():
-        while not wait([begun], timeout=0.2).done:
+        while not wait([future], timeout=0.2).done:
             stopping.check()
-    report = begun.result()
+    report = future.result()[i]
+    if isinstance(report, LeakyError):
+        raise report
     observe(events.Started(job.source, report.cost.bytes_read))
     observe(events.RegionDone(job.source, "", report.cost.bytes_read, report.cost.bytes_written))
     observe(events.Finished(job.source))
