@@ -1,192 +1,193 @@
-"""Time leakycli against peers: whole processes in turn, A B A B, medians and ratios.
+"""Time leakycli against peers, in the conditions of docs/performance.md, which this writes.
 
-    python -m benchmarks [--size MIB] [--runs N] [--only NAME]
+    python -m benchmarks                                   all rows, at their full size
+    python -m benchmarks --size 256 --runs 1 --only zarr   some of them, smaller
+    python -m benchmarks --json a.json                     keep what was measured
+    python -m benchmarks --from a.json b.json --write docs write the page out of it
 
-Inputs and outputs go to a temporary folder (--folder to say where), which is removed. The peer's output is compared with ours.
-Peers for Zarr come with the extra `bench`.
+Peers come with the extra `bench`; one that is not installed is left out, and named. Ends with 1 where a result differs from a peer's.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
+import json
+import os
+import platform
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
+from datetime import date
+from math import exp, log
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-LEAKYCLI = [sys.executable, "-m", "leakycli", "apply", "--overwrite", "--quiet"]
+from benchmarks import growth, page
+from benchmarks.cases import Case, Peer, cases
+from benchmarks.measure import peak, remove, timed
 
-NUMPY = """
-import sys, numpy as np
-x = np.load(sys.argv[1])
-np.save(sys.argv[2], np.where(x > 0, x, x.dtype.type(0.2) * x))
-"""
-
-NUMPY_NPZ = """
-import sys, numpy as np
-with np.load(sys.argv[1]) as source:
-    results = {name: np.where(x > 0, x, x.dtype.type(0.2) * x) for name in source.files for x in [source[name]]}
-getattr(np, sys.argv[3])(sys.argv[2], **results)
-"""
+PACKAGES = ("leakycli", "numpy", "zarr", "zarrs", "isal", "tensorstore", "dask", "torch")
 
 
-DASK = """
-import json, os, shutil, sys, dask, dask.array as da, numpy as np, zarr
-source, dest = sys.argv[1:]
-os.mkdir(dest)
-shutil.copy(source + "/zarr.json", dest)
-x, out = da.from_zarr(source), zarr.open_array(dest, mode="r+")
-if out.shards:
-    x = x.rechunk(out.shards)
-da.store(da.where(x > 0, x, np.float32(0.2) * x), out, lock=False)
-"""
-
-TENSORSTORE = """
-import sys, numpy as np, tensorstore as ts
-source, dest = sys.argv[1:]
-context = ts.Context({"file_io_sync": False})
-x = ts.open({"driver": "zarr3", "kvstore": {"driver": "file", "path": source}}, context=context).result()
-out = ts.open(
-    {"driver": "zarr3", "kvstore": {"driver": "file", "path": dest}, "create": True, "schema": x.schema.to_json()}, context=context
-).result()
-rows, columns = x.chunk_layout.write_chunk.shape
-wide = max(1, (32 << 20) // (rows * columns * 4)) * columns
-starts = [(i, j) for i in range(0, x.shape[0], rows) for j in range(0, x.shape[1], wide)]
-regions = [np.s_[i : min(i + rows, x.shape[0]), j : min(j + wide, x.shape[1])] for i, j in starts]
-reads, writes = [x[region].read() for region in regions[:3]], []
-for n, region in enumerate(regions):
-    values = reads.pop(0).result()
-    if n + 3 < len(regions):
-        reads.append(x[regions[n + 3]].read())
-    writes.append(out[region].write(np.where(values > 0, values, np.float32(0.2) * values)))
-    if len(writes) > 3:
-        writes.pop(0).result()
-for write in writes:
-    write.result()
-"""
-
-#: name -> chunks, shards, compressor, as leakycli's options.
-LAYOUTS = {
-    "raw 8 MiB": ("1024,2048", None, "none"),
-    "raw 256 KiB": ("256,256", None, "none"),
-    "zstd": ("512,1024", None, "zstd:3"),
-    "blosc-lz4": ("512,1024", None, "blosc-lz4:5:shuffle"),
-    "sharded zstd": ("256,256", "2048,2048", "zstd:3"),
-}
-
-
-def values(kind: str, count: int, dtype: str) -> np.ndarray:
-    """Standard normal, or the same with 95 % zeros, or a smooth curve."""
-    rng = np.random.default_rng(0)
-    if kind == "smooth":
-        return np.sin(np.arange(count) / 1000).astype(dtype)
-    x = rng.standard_normal(count, dtype="f4").astype(dtype)
-    if kind == "sparse":
-        x[rng.random(count, dtype="f4") < 0.95] = 0
-    return x
-
-
-def cases(folder: Path, size: int) -> dict[str, tuple[Path, Path, dict[str, list[str]]]]:
-    """name -> (input, output, peers)."""
-    python = [sys.executable, "-c"]
-    found: dict[str, tuple[Path, Path, dict[str, list[str]]]] = {}
-    for dtype in ("float32", "float16"):
-        a, b = folder / f"{dtype}.npy", folder / f"{dtype}_out.npy"
-        peers = {"numpy script": [*python, NUMPY, str(a), str(folder / "peer.npy")]}
-        if dtype == "float32":
-            peers["cp"] = ["cp", "--reflink=never", "--sparse=never", str(a), str(folder / "peer.npy")]
-        found[f"npy {dtype}"] = (a, b, peers)
-    for kind in ("normal", "sparse", "smooth"):
-        a, b = folder / f"{kind}.npz", folder / f"{kind}_out.npz"
-        found[f"npz deflated {kind}"] = (a, b, {"numpy script": [*python, NUMPY_NPZ, str(a), str(folder / "peer.npz"), "savez_compressed"]})
-    a, b = folder / "stored.npz", folder / "stored_out.npz"
-    found["npz stored"] = (a, b, {"cp": ["cp", "--reflink=never", "--sparse=never", str(a), str(folder / "peer.npz")]})
-    for layout in LAYOUTS:
-        a, b = folder / f"{layout}.zarr", folder / f"{layout}_out.zarr"
-        peers = {"TensorStore": [*python, TENSORSTORE, str(a), str(folder / "peer.zarr")]}
-        found[f"zarr {layout}"] = (a, b, peers | {"Dask": [*python, DASK, str(a), str(folder / "peer.zarr")]})
-    return found
-
-
-def make(name: str, path: Path, size: int) -> None:
-    words = name.split()
-    if words[0] == "zarr":
-        chunks, shards, compressor = LAYOUTS[name.partition(" ")[2]]
-        whole = path.with_suffix(".npy")
-        np.save(whole, values("normal", size // 4, "f4").reshape(-1, 8192))
-        layout = ["--chunks", chunks, "--compressor", compressor, *(["--shards", shards] if shards else [])]
-        subprocess.run([*LEAKYCLI, "--alpha", "1", "--no-provenance", "--report", "none", *layout, str(whole), str(path)], check=True)
-        whole.unlink()
-    elif words[0] == "npy":
-        dtype = words[1]
-        np.save(path, values("normal", size // np.dtype(dtype).itemsize, dtype))
-    elif words[1] == "stored":
-        np.savez(path, x=values("normal", size // 4, "f4"))
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--size", type=int, default=2048, help="MiB of a .npy input; stored .npz and Zarr have a quarter, deflated .npz a 32nd"
+    )
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--only", action="append", default=[], metavar="TEXT", help="rows whose name holds this; again for more")
+    parser.add_argument("--folder", type=Path, help="where inputs and results go, in a folder that is removed")
+    parser.add_argument("--files", type=int, default=5000, help="of the row with many files")
+    parser.add_argument("--most", type=int, default=4096, help="MiB of the largest .npy in the rows on growth")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured")
+    parser.add_argument("--from", dest="given", type=Path, nargs="+", metavar="FILE", help="measure nothing, take these")
+    parser.add_argument("--write", type=Path, metavar="FOLDER", help="write performance.md and its plots")
+    given = parser.parse_args()
+    if given.given:
+        results = [json.loads(path.read_text()) for path in given.given]
     else:
-        np.savez_compressed(path, x=values(words[2], size // 4, "f4"))
+        folder = Path(tempfile.mkdtemp(prefix="leakycli-", dir=given.folder))
+        try:
+            results = [measured(folder, given)]
+        finally:
+            shutil.rmtree(folder)
+        if given.json:
+            given.json.write_text(json.dumps(results[0], indent=1) + "\n")
+    if given.write:
+        (given.write / "performance.md").write_text(page.text(results))
+        for result in results:
+            if result["growth"]:
+                (given.write / f"performance-{result['versions']['Python']}.svg").write_text(page.plot(result["growth"]))
+    return int(any(row["differs"] for result in results for row in result["rows"]))
 
 
-def remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    path.unlink(missing_ok=True)
+def measured(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
+    def wanted(name: str) -> bool:
+        return not given.only or any(text in name for text in given.only)
+
+    rows: list[dict[str, Any]] = []
+    singles: list[str] = []
+    for case in cases(folder, given.size << 20):
+        if not wanted(case.name):
+            continue
+        case.make()
+        for peer in case.peers:
+            if not peer.there:
+                singles.append(f"{case.name}: {peer.name} is not installed, and was left out")
+                continue
+            rows.append(compared(case, peer, case.runs or given.runs))
+            say(rows[-1])
+        remove(case.source)
+    ratios = [row["ratio"] for row in rows if row["peer"] == "TensorStore"]
+    if ratios:
+        mean = exp(statistics.mean(map(log, ratios)))
+        singles.append(
+            f"Geometric mean of {len(ratios)} ratios to TensorStore: {mean:.2f} (accepted: below 1): {page.verdict(mean, 1.0, None)}"
+        )
+    if wanted("sparse grid"):
+        found = growth.sparse_grid(folder, given.runs)
+        what = f"sparse grid, 10^6 chunks of which 10 are stored: {found['seconds']:.2f} s (accepted 5, goal 2)"
+        name = f"{what}; the result stores {found['stored']}"
+        singles.append(f"{name}: {page.verdict(found['seconds'], 5, 2)}")
+    if wanted("many files"):
+        rate = growth.many_files(folder, given.files, 1)
+        name = f"many files, {given.files:,} of 8 KiB in one call: {rate:,.0f} files a second (accepted 1,000, goal 3,000)"
+        singles.append(f"{name}: {page.verdict(1 / rate, 1 / 1000, 1 / 3000)}")
+    for line in singles:
+        print(line)
+    grown = []
+    if wanted("growth"):
+        for row in growth.growing(folder, given.most << 20):
+            grown.append(row)
+            print(f"{row['what']:20} {row['amount']:>14,} {row['seconds']:9.2f} s", flush=True)
+    versions = {"Python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    command = " ".join(["python -m benchmarks", *(f"--{name} {getattr(given, name)}" for name in ("size", "runs", "files", "most"))])
+    return {
+        "date": date.today().isoformat(),
+        "machine": machine(folder),
+        "versions": versions,
+        "command": command,
+        "rows": rows,
+        "singles": singles,
+        "growth": grown,
+    }
 
 
-def timed(command: list[str], outputs: list[Path]) -> float:
-    for output in outputs:
-        remove(output)
-    start = time.perf_counter()
-    subprocess.run(command, check=True)
-    return time.perf_counter() - start
+def compared(case: Case, peer: Peer, runs: int) -> dict[str, Any]:
+    """A row: medians, ratio and its spread, memory."""
+    remove(case.output)
+    peer_memory, _ = peak(peer.command, case.peer_output), timed(case.command, case.output)
+    cost = json.loads(case.output.with_name(case.output.name + ".report.json").read_text())["cost"]
+    differs = peer.compared and not same(case.output, case.peer_output)
+    size_ratio = None
+    if case.output.suffix == ".npz" and peer.compared:
+        size_ratio = case.output.stat().st_size / case.peer_output.stat().st_size
+    rounds = [(timed(case.command, case.output), timed(peer.command, case.peer_output)) for _ in range(runs)]
+    ours, theirs = (statistics.median(times) for times in zip(*rounds, strict=True))
+    ratios = sorted(a / b for a, b in rounds)
+    remove(case.output)
+    remove(case.peer_output)
+    return {
+        "name": case.name,
+        "peer": peer.name,
+        "seconds": ours,
+        "peer_seconds": theirs,
+        "ratio": ours / theirs,
+        "spread": [ratios[0], ratios[-1]],
+        "accepted": peer.accepted,
+        "goal": peer.goal,
+        "memory": cost["memory_measured"],
+        "projected": cost["memory_projected"],
+        "peer_memory": peer_memory,
+        "size_ratio": size_ratio,
+        "differs": differs,
+    }
+
+
+def say(row: dict[str, Any]) -> None:
+    judged = page.verdict(row["ratio"], row["accepted"], row["goal"])
+    print(
+        f"{row['name']:22} {row['seconds']:7.2f} s  {row['peer']:18} {row['peer_seconds']:7.2f} s  ratio {row['ratio']:6.3f} "
+        f"({row['spread'][0]:.3f} to {row['spread'][1]:.3f})  {judged}{'  VALUES DIFFER' if row['differs'] else ''}",
+        flush=True,
+    )
 
 
 def same(ours: Path, peers: Path) -> bool:
+    """Whether two results hold the same values, looked at in pieces."""
     if ours.suffix == ".zarr":
         import zarr
 
         x, y = zarr.open_array(ours, mode="r"), zarr.open_array(peers, mode="r")
-        return all(np.array_equal(x[i : i + 2048], y[i : i + 2048]) for i in range(0, x.shape[0], 2048))
-    a, b = np.load(ours, mmap_mode="r"), np.load(peers, mmap_mode="r")
-    if isinstance(a, np.lib.npyio.NpzFile):
-        return all(a[name].tobytes() == b[name].tobytes() for name in a.files)
-    return all(np.array_equal(a[i : i + (1 << 24)], b[i : i + (1 << 24)]) for i in range(0, a.size, 1 << 24))
+        return all(np.array_equal(np.asarray(x[i : i + 2048]), np.asarray(y[i : i + 2048])) for i in range(0, x.shape[0], 2048))
+    if ours.suffix == ".npz":
+        with np.load(ours) as a, np.load(peers) as b:
+            return sorted(a.files) == sorted(b.files) and all(np.array_equal(a[name], b[name]) for name in a.files)
+    p, q = np.load(ours, mmap_mode="r"), np.load(peers, mmap_mode="r")
+    return all(np.array_equal(p[i : i + (1 << 24)], q[i : i + (1 << 24)]) for i in range(0, p.size, 1 << 24))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=512, help="MiB of input for .npy; .npz has an eighth")
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--only", default="")
-    parser.add_argument("--folder", type=Path)
-    given = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(dir=given.folder))
-    try:
-        for name, (source, ours, peers) in cases(folder, given.size).items():
-            if given.only not in name:
-                continue
-            make(name, source, (given.size << 20) // (8 if "deflated" in name else 1))
-            for peer, command in peers.items():
-                output = folder / f"peer{source.suffix}"
-                rounds = [(timed([*LEAKYCLI, str(source), str(ours)], [ours]), timed(command, [output])) for _ in range(given.runs + 1)][1:]
-                a, b = (statistics.median(times) for times in zip(*rounds, strict=True))
-                ratios = sorted(x / y for x, y in rounds)
-                line = f"{name:22} leakycli {a:7.2f} s  {peer} {b:7.2f} s  ratio {a / b:6.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})"
-                if "deflated" in name:
-                    line += f"  size {ours.stat().st_size / output.stat().st_size:.3f} x"
-                if peer != "cp":
-                    line += "  same values" if same(ours, output) else "  VALUES DIFFER"
-                print(line, flush=True)
-                remove(output)
-            for path in (source, ours):
-                remove(path)
-    finally:
-        shutil.rmtree(folder)
+def machine(folder: Path) -> str:
+    """Processors, memory, system and file system, in words."""
+    model = platform.processor() or platform.machine()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 30
+    if Path("/proc/cpuinfo").exists():
+        names = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        model = names[0] if names else model
+    kind = subprocess.run(["stat", "-f", "-c", "%T", str(folder)], capture_output=True, text=True, check=False).stdout.strip()
+    system = f"{platform.system()} {platform.release()}, {kind or 'file system unknown'}"
+    return f"{os.cpu_count()} processors ({model}), {memory} GiB of memory, {system}"
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -260,12 +260,16 @@ class GridPlan(ArrayPlan[Box]):
         if self.stored is None:
             yield region
             return
-        numbers = list(self.grid.units(region))
-        present = [number in self.stored for number in numbers]
-        if all(present):
+        # The numbers of a region's units have no gaps.
+        first, stop = self.grid.number(tuple(i // u for i, u in zip(region.start, self.grid.unit, strict=True))), self.position(region)
+        present, number = [], self.stored.first(first)
+        while number is not None and number < stop:
+            present.append(number)
+            number = self.stored.first(number + 1)
+        if len(present) == stop - first:
             yield region
         else:
-            yield from (self.grid.box(self.grid.index(n)) for n, there in zip(numbers, present, strict=True) if there)
+            yield from (self.grid.box(self.grid.index(n)) for n in present)
 
     def units(self, part: Box) -> Iterator[tuple[Selection, int]]:
         size = Box((0,) * len(self.grid.unit), self.grid.unit).size

@@ -1,0 +1,167 @@
+"""The cases: an input, what leakycli does with it, and the peers that do the same, with what is accepted and what is the goal.
+
+Limits are ratios of leakycli's time to the peer's, so that 0.25 is "4 x faster".
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks import peers
+from benchmarks.measure import ENVIRONMENT
+
+APPLY = [sys.executable, "-m", "leakycli", "apply", "--quiet"]
+PYTHON = [sys.executable, "-c"]
+CP = ["cp", "--reflink=never", "--sparse=never"]
+
+#: name -> chunks, shards, compressor, as leakycli's options.
+LAYOUTS = {
+    "raw 8 MiB": ("1024,2048", None, "none"),
+    "raw 256 KiB": ("256,256", None, "none"),
+    "zstd": ("512,1024", None, "zstd:3"),
+    "blosc-lz4": ("512,1024", None, "blosc-lz4:5:shuffle"),
+    "sharded zstd": ("256,256", "2048,2048", "zstd:3"),
+}
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A command that does what leakycli does; needs: packages. compared: by value."""
+
+    name: str
+    command: list[str]
+    accepted: float | None
+    goal: float | None
+    needs: tuple[str, ...] = ()
+    compared: bool = True
+
+    @property
+    def there(self) -> bool:
+        return all(importlib.util.find_spec(package) is not None for package in self.needs)
+
+
+@dataclass(frozen=True)
+class Case:
+    """An input that `make` writes to `source`, and what makes `output` of it."""
+
+    name: str
+    make: Callable[[], None]
+    source: Path
+    output: Path
+    peer_output: Path
+    peers: list[Peer]
+    options: list[str] = field(default_factory=list)
+    runs: int | None = None
+
+    @property
+    def command(self) -> list[str]:
+        return [*APPLY, *self.options, str(self.source), str(self.output)]
+
+
+def values(kind: str, count: int, dtype: str = "f4", step: int = 1 << 24) -> list[NDArray[np.float32]]:
+    """Pieces of a standard normal array, of one with 95 % zeros, or of a smooth curve."""
+    rng = np.random.default_rng(0)
+    pieces = []
+    for at in range(0, count, step):
+        size = min(step, count - at)
+        if kind == "smooth":
+            x = np.sin(np.arange(at, at + size) / 1000).astype("f4")
+        else:
+            x = rng.standard_normal(size, dtype="f4")
+            if kind == "sparse":
+                x[rng.random(size, dtype="f4") < 0.95] = 0
+        pieces.append(x.astype(dtype))
+    return pieces
+
+
+def write_npy(path: Path, count: int, dtype: str = "f4", width: int | None = None) -> None:
+    shape = (count,) if width is None else (count // width, width)
+    out = np.lib.format.open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape).reshape(-1)
+    at = 0
+    for piece in values("normal", out.size, dtype):
+        out[at : at + piece.size] = piece
+        at += piece.size
+
+
+def make_zarr(path: Path, layout: str, size: int) -> None:
+    chunks, shards, compressor = LAYOUTS[layout]
+    whole = path.with_suffix(".npy")
+    write_npy(whole, size // 4, width=8192)
+    options = ["--chunks", chunks, "--compressor", compressor, *(["--shards", shards] if shards else [])]
+    given = ["--alpha", "1", "--no-provenance", "--report", "none"]
+    subprocess.run([*APPLY, *given, *options, str(whole), str(path)], check=True, env=ENVIRONMENT)
+    whole.unlink()
+
+
+def cases(folder: Path, size: int) -> list[Case]:
+    """All of them, for `.npy` inputs of `size` bytes; other formats have a quarter of that, deflated ones a 32nd."""
+    found = []
+
+    def case(name: str, suffix: str, make: Callable[[Path], None], others: Callable[[str, str], list[Peer]]) -> None:
+        source, output, peer = (folder / f"{part}{suffix}" for part in ("in", "out", "peer"))
+        found.append(Case(name, lambda: make(source), source, output, peer, others(str(source), str(peer))))
+
+    def script(text: str, a: str, b: str) -> list[str]:
+        return [*PYTHON, text, a, b]
+
+    case(
+        "npy float32",
+        ".npy",
+        lambda path: write_npy(path, size // 4),
+        lambda a, b: [
+            Peer("cp", [*CP, a, b], 1.3, 1.0, compared=False),
+            Peer("numpy script", script(peers.NUMPY, a, b), 1 / 4, 1 / 8),
+            Peer("PyTorch over memmap", script(peers.TORCH, a, b), None, None, ("torch",)),
+        ],
+    )
+    case(
+        "npy float16",
+        ".npy",
+        lambda path: write_npy(path, size // 2, "f2"),
+        lambda a, b: [Peer("numpy script", script(peers.NUMPY, a, b), 1 / 10, 1 / 20)],
+    )
+    for kind, accepted, goal in (("normal", 1 / 15, 1 / 30), ("sparse", 1.0, None), ("smooth", None, None)):
+        case(
+            f"npz deflated {kind}",
+            ".npz",
+            lambda path, kind=kind: np.savez_compressed(path, x=np.concatenate(values(kind, size // 128))),  # type: ignore[misc]
+            lambda a, b, limits=(accepted, goal): [Peer("numpy script", script(peers.NUMPY_NPZ, a, b), *limits)],  # type: ignore[misc]
+        )
+    case(
+        "npz stored",
+        ".npz",
+        lambda path: np.savez(path, x=np.concatenate(values("normal", size // 16))),
+        lambda a, b: [Peer("cp", [*CP, a, b], 2.0, 1.3, compared=False)],
+    )
+    for layout in LAYOUTS:
+        bound_by_codec = "zstd" in layout
+        case(
+            f"zarr {layout}",
+            ".zarr",
+            lambda path, layout=layout: make_zarr(path, layout, size // 4),  # type: ignore[misc]
+            lambda a, b, slow=bound_by_codec: [  # type: ignore[misc]
+                Peer("TensorStore", script(peers.TENSORSTORE, a, b), 1.15, 1.0, ("tensorstore",)),
+                Peer("Dask", script(peers.DASK, a, b), 1 / 1.2 if slow else 1 / 3, 1 / 5, ("dask",)),
+            ],
+        )
+    small = folder / "in.npy"
+    found.append(
+        Case(
+            "npy of 1 KiB",
+            lambda: np.save(small, np.linspace(-1, 1, 224, dtype=np.float32)),
+            small,
+            folder / "out.npy",
+            folder / "peer.npy",
+            [Peer("import numpy", [*PYTHON, "import numpy"], 2.5, 2.0, compared=False)],
+            runs=15,
+        )
+    )
+    return found
