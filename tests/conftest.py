@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from leakycli import journal, plan
+
 # Timings never decide a test: a busy machine is no defect.
 settings.register_profile("leakycli", deadline=None)
 settings.load_profile("leakycli")
@@ -38,3 +40,15 @@ def leakycli(tmp_path: Path) -> Run:
         )
 
     return run
+
+
+@pytest.fixture
+def small_regions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder, in which this process works in small regions and its journal has a line for each."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plan, "UNIT_BYTES", 1 << 12)
+    monkeypatch.setattr(plan, "REGION_UNITS", 2)
+    monkeypatch.setattr(plan, "REGION_BYTES", 1 << 13)
+    monkeypatch.setattr(journal, "EVERY", 0)
+    monkeypatch.setattr(journal, "EVERY_FLUSHED", 0)
+    return tmp_path

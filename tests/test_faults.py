@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import zarr
 
-from leakycli import Options, apply, events, journal, plan
+from leakycli import Options, apply, events
 from leakycli.errors import CorruptError, DifferenceError, LeakyError, StorageError, UsageError
 
 X = np.random.default_rng(4).standard_normal((64, 512)).astype("f4")
@@ -24,18 +24,12 @@ FORMATS = ("npy", "npz", "zarr")
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(small_regions: Path) -> Path:
     """The current folder: a source of each format, which is worked on in small regions."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(plan, "UNIT_BYTES", 1 << 12)
-    monkeypatch.setattr(plan, "REGION_UNITS", 2)
-    monkeypatch.setattr(plan, "REGION_BYTES", 1 << 13)
-    monkeypatch.setattr(journal, "EVERY", 0)
-    monkeypatch.setattr(journal, "EVERY_FLUSHED", 0)
     np.save("in.npy", X)
     np.savez("in.npz", x=X)
     zarr.create_array("in.zarr", data=X, chunks=(2, 512), compressors=())
-    return tmp_path
+    return small_regions
 
 
 class At:

@@ -17,7 +17,7 @@ import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from leakycli import Options, apply, events, journal, leaky_relu, machine, plan
+from leakycli import Options, apply, events, journal, leaky_relu, machine
 from leakycli.errors import CorruptError, DifferenceError, StorageError, UsageError
 from leakycli.pipeline import ArrayResult
 from leakycli.rule import Losses, Rule
@@ -56,16 +56,10 @@ class Told:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(small_regions: Path) -> Path:
     """An empty current folder but for `in.npy`, with a journal that has a line for each small region."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(plan, "UNIT_BYTES", 1 << 12)
-    monkeypatch.setattr(plan, "REGION_UNITS", 2)
-    monkeypatch.setattr(plan, "REGION_BYTES", 1 << 13)
-    monkeypatch.setattr(journal, "EVERY", 0)
-    monkeypatch.setattr(journal, "EVERY_FLUSHED", 0)
     np.save("in.npy", X)
-    return tmp_path
+    return small_regions
 
 
 def stop(source: str, dest: str, regions: int = 5, **options: Any) -> None:
