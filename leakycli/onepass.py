@@ -69,9 +69,6 @@ class Patterns:
         self._rule = rule
         self.occurrences = np.zeros(1 << 8 * rule.source.itemsize, np.int64)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Patterns.from_json, (self._rule, self.to_json())
-
     def merge(self, other: Patterns) -> None:
         self.occurrences += other.occurrences
 
