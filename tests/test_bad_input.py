@@ -621,7 +621,7 @@ def test_a_null_byte_in_a_list_of_files(leakycli: Run, tmp_path: Path, given: st
 _AS_NOBODY = """
 import os, sys
 import leakycli.api, leakycli.jobs, leakycli.cli.apply, leakycli.cli.info, leakycli.cli.progress, leakycli.cli.verify
-import leakycli.report.terminal, leakycli.storage.npz
+import leakycli.comparison, leakycli.report.terminal, leakycli.storage.npz
 from leakycli.cli import _run
 import rich.console, rich.table, json, concurrent.futures.thread
 os.setgroups([])

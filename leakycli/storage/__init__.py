@@ -166,7 +166,7 @@ def is_regular(path: str) -> bool:
     """Whether `path` is a regular file (a link to one counts)."""
     try:
         return stat.S_ISREG(os.stat(path).st_mode)
-    except OSError:
+    except (OSError, ValueError):
         return False
 
 
