@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +24,8 @@ from numpy.typing import NDArray
 import leakycli
 from leakycli import Options, leaky_relu, machine
 from leakycli.errors import LossError, UnsupportedError, UsageError
+from leakycli.storage.zarr.tree import ZipTree
+from leakycli.storage.zip import pack
 
 Array = NDArray[Any]
 
@@ -414,3 +417,21 @@ def test_a_run_that_is_killed_leaves_nothing_under_its_name(how: signal.Signals,
     leakycli.apply(str(tmp_path / "in.zarr"), str(out), Options(resume=True))
     assert same(load(out), leaky_relu(x))
     assert left_over(tmp_path) == []
+
+
+def test_an_archive_is_read_by_several_threads_at_once(tmp_path: Path) -> None:
+    """Its members have an extra field, which some Pythons skip from wherever another thread left the file."""
+    (tmp_path / "store").mkdir()
+    for number in range(20):
+        (tmp_path / "store" / str(number)).write_bytes(bytes([number]) * 5000)
+    pack(str(tmp_path / "store"), str(tmp_path / "a.zarr.zip"))
+    tree = ZipTree(str(tmp_path / "a.zarr.zip"))
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            for number, data in threads.map(lambda n: (n % 20, tree.read(str(n % 20))), range(800)):
+                assert data == bytes([number]) * 5000
+    finally:
+        sys.setswitchinterval(before)
+        tree.close()

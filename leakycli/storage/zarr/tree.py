@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import stat
+import threading
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -173,6 +174,8 @@ class ZipTree:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        # Python 3.12 and 3.13 skip a member's extra field from wherever another thread left the file.
+        self._reading = threading.Lock()
         try:
             self._zip = zipfile.ZipFile(path)
         except OSError as error:
@@ -202,7 +205,8 @@ class ZipTree:
         if key not in self._sizes:
             return None
         try:
-            return self._zip.read(key)
+            with self._reading:
+                return self._zip.read(key)
         except Exception as error:
             # What zipfile and the decoders say of damage are errors of the system's class, too.
             if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
