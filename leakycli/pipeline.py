@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, wait
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Generic
 
 import numpy as np
@@ -60,7 +60,7 @@ class ArrayResult:
 
     def to_json(self) -> list[Any]:
         """All that it holds but for the types; numbers come back the same to the bit."""
-        parts = [list(astuple(part)) for part in (self.before, self.after, self.losses)]
+        parts = [[getattr(part, field.name) for field in fields(part)] for part in (self.before, self.after, self.losses)]
         patterns = None if self.patterns is None else self.patterns.to_json()
         return [*parts, self.histogram_before.to_json(), self.histogram_after.to_json(), patterns]
 

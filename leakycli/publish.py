@@ -313,20 +313,28 @@ def check_distinct(source: str, written: Iterable[str]) -> None:
     except OSError:
         a = None
     folder, outer = a is not None and stat.S_ISDIR(a.st_mode), "" if source == "-" else os.path.realpath(source)
+    # Most of `written` are in one folder, whose links need to be followed once.
+    followed = cache(os.path.realpath)
     for path in written:
         b = None
         with contextlib.suppress(OSError):
             b = os.fstat(1) if path == "-" else os.stat(path)
         standard = "-" in (source, path)
+        inner = (
+            ""
+            if standard
+            else os.path.realpath(path)
+            if os.path.islink(path)
+            else os.path.join(followed(os.path.dirname(path)), os.path.basename(path))
+        )
         if a is not None and b is not None:
             same = os.path.samestat(a, b) and (stat.S_ISREG(a.st_mode) or not standard)
         else:
-            same = not standard and outer == os.path.realpath(path)
+            same = not standard and outer == inner
         if same:
             raise UsageError(f"{shown(path)}: is the source itself ({shown(source)}); a source is never written to")
         if standard:
             continue
-        inner = os.path.realpath(path)
         if folder and inner.startswith(f"{outer}/"):
             raise UsageError(f"{shown(path)}: lies inside the source {shown(source)}; a source is never written to")
         if outer.startswith(f"{inner}/"):
