@@ -494,15 +494,9 @@ class Job:
         self, results: dict[str, ArrayResult], identity: dict[str, Any], written: int, when: tuple[datetime, float], resumed: bool
     ) -> Report:
         arrays = tuple(
-            _array_report(
-                member.array,
-                self._members.get(member.key),
-                results.get(member.key),
-                self._results.get(member.key),
-                self._pipelines.get(member.key) or None,
-            )
+            report
             for member in self._source.members
-            if member.array is not None and (member.key in results or self._format != "npy")
+            if (member.key in results or self._format != "npy") and (report := self._array_report(member, results.get(member.key)))
         )
         read = identity.get("bytes", self.plan.bytes_in)
         seconds = when[1]
@@ -533,6 +527,15 @@ class Job:
             verified=self._options.verify,
             warnings=(*self._source.warnings, *self._target_warnings),
         )
+
+    def _array_report(self, member: Member, result: ArrayResult | None) -> ArrayReport | None:
+        """What became of a member; None where it is no array, or one of which nothing is known."""
+        if member.array is not None:
+            pipeline = self._pipelines.get(member.key) or None
+            return _array_report(member.array, self._members.get(member.key), result, self._results.get(member.key), pipeline)
+        if (outline := member.outline) is not None:
+            return ArrayReport.copied(member.name, outline.shape, "C", outline.dtype, outline.chunking)
+        return None
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:

@@ -80,7 +80,8 @@ class Options:
     def choose(self, members: tuple[Member, ...], path: str) -> tuple[Member, ...]:
         """The members of the source at `path` that are to be transformed: the arrays that `only` and `skip` let through.
 
-        Raises UsageError where none is left or a pattern of `only` meets no array, and the error of a chosen array that cannot be read.
+        Raises UsageError where none is left or a pattern of `only` meets no array, and the error of a chosen array that cannot be read, or
+        is to be named by its own path and was not.
         """
         arrays = [member for member in members if member.array is not None or member.problem is not None]
         names = listed(member.name for member in arrays)
@@ -99,6 +100,8 @@ class Options:
         for member in chosen:
             if member.problem is not None:
                 raise member.problem
+            if member.reserved is not None and member.name and member.name not in self.only:
+                raise member.reserved
         return chosen
 
     def plan(self, arrays: tuple[ArrayPlan[Any], ...], processes: ForkedExecutor | None = None) -> Plan:

@@ -95,10 +95,20 @@ class ArrayInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Outline:
+    """What is known of an array whose elements cannot be had: enough to say what was copied. dtype: its name, which may not be numpy's."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    chunking: Chunking
+
+
+@dataclass(frozen=True, slots=True)
 class Member:
     """Something in a source, by its key (unique there): an array, something else, or an array that cannot be read and why.
 
-    unasked: whether an array is transformed when nobody names it.
+    unasked: whether an array is transformed when nobody names it. reserved: why it is not unless it is named by its own path.
+    outline: of an array with a problem, where that much is known.
     """
 
     key: str
@@ -106,6 +116,8 @@ class Member:
     array: ArrayInfo | None = None
     problem: LeakyError | None = None
     unasked: bool = True
+    reserved: LeakyError | None = None
+    outline: Outline | None = None
 
 
 @dataclass(frozen=True, slots=True)

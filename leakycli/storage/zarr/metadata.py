@@ -115,15 +115,14 @@ def _parse_v3(document: Document) -> ArrayDocument:
     separator = given.get("separator", "/" if encoding == "default" else ".")
     if separator not in ("/", "."):
         raise CorruptError(f"has the separator {_brief(separator)} in chunk keys; it must be '/' or '.'")
-    if document.get("storage_transformers"):
-        raise UnsupportedError("has storage transformers, of which none is supported")
-    for key, value in document.items():
-        if key not in _V3_KEYS and not (isinstance(value, dict) and value.get("must_understand") is False):
-            raise UnsupportedError(f"has the extension {_brief(key)}, which must be understood and is not")
+    if transformers := document.get("storage_transformers"):
+        named = [_named(each, "storage_transformers")[0] for each in (transformers if isinstance(transformers, list) else [transformers])]
+        raise UnsupportedError(f"has the storage transformer {', '.join(map(_brief, named))}; storage transformers are not supported")
+    _check_extensions(document, _V3_KEYS)
     codecs = _codecs(document.get("codecs"))
     shards = None
     if sharding := next((configuration for name, configuration in codecs if name == "sharding_indexed"), None):
-        inner = _shape(sharding, "chunk_shape", least=1)
+        inner = _untransposed(_shape(sharding, "chunk_shape", least=1), codecs)
         if len(inner) != len(chunks) or any(s % c for s, c in zip(chunks, inner, strict=True)):
             raise CorruptError(f"has shards {chunks} that are not made of whole chunks {inner}")
         _codecs(sharding.get("codecs"))
@@ -159,10 +158,38 @@ def _parse_v3(document: Document) -> ArrayDocument:
     )
 
 
+def _untransposed(inner: Index, codecs: Codecs) -> Index:
+    """The shape of the chunks in a shard along the array's own axes, which may be transposed before they are sharded."""
+    for name, configuration in reversed(codecs[: [name for name, _ in codecs].index("sharding_indexed")]):
+        order = configuration.get("order")
+        if name == "transpose" and isinstance(order, list) and sorted(map(str, order)) == sorted(map(str, range(len(inner)))):
+            inner = tuple(inner[order.index(axis)] for axis in range(len(inner)))
+    return inner
+
+
 _V3_KEYS = {
     *("zarr_format", "node_type", "shape", "data_type", "chunk_grid", "chunk_key_encoding", "fill_value", "codecs", "attributes"),
     *("dimension_names", "storage_transformers"),
 }
+
+_V3_GROUP_KEYS = {"zarr_format", "node_type", "attributes", "consolidated_metadata"}
+
+
+def _check_extensions(document: Document, known: set[str]) -> None:
+    for key, value in document.items():
+        if key not in known and not (isinstance(value, dict) and value.get("must_understand") is False):
+            raise UnsupportedError(f"has the extension {_brief(key)}, which must be understood and is not")
+
+
+def check_group(document: Document, where: str) -> None:
+    """Raise CorruptError where a group's document is malformed, UnsupportedError where it asks for what is not supported."""
+    try:
+        if not isinstance(document.get("attributes", {}), dict):
+            raise CorruptError("has attributes that are no JSON object")
+        if document.get("zarr_format") == 3:
+            _check_extensions(document, _V3_GROUP_KEYS)
+    except LeakyError as error:
+        raise type(error)(f"{where}: {error}") from None
 
 
 def _parse_v2(document: Document, attributes: Document) -> ArrayDocument:
@@ -249,6 +276,8 @@ def adapt(
 ) -> tuple[Document, Document | None, tuple[str, ...]]:
     """The documents of the array with values of `dtype`: (its own, its attributes of version 2 else None, warnings).
 
+    fill: what is not stored. None where that is not said: version 2 has null then, version 3 zero.
+
     Only what must change is changed: the type, the fill value, what codecs know of the type, lossy codecs (dropped, each with a warning),
     and the attributes where they are given.
     """
@@ -256,9 +285,13 @@ def adapt(
     attributes = document.attributes if attributes is None else attributes
     floating = dtype.kind == "f"
     warnings: list[str] = []
+    had_fill = document.fill_value
+    # There are several ways to write a number: it stays as it was written.
+    same_fill = fill is not None and had_fill is not None and had_fill.dtype == fill.dtype and had_fill.tobytes() == fill.tobytes()
     if document.zarr_format == 3:
         fields["data_type"] = dtype.newbyteorder("=").name
-        fields["fill_value"] = encode_fill(_scalar(0, dtype) if fill is None else fill, 3)
+        if not same_fill:
+            fields["fill_value"] = encode_fill(_scalar(0, dtype) if fill is None else fill, 3)
         fields["codecs"] = _adapted_v3(fields["codecs"], dtype, warnings)
         if attributes or "attributes" in fields:
             fields["attributes"] = attributes
@@ -267,8 +300,8 @@ def adapt(
     swapped = fields["dtype"].startswith(">")
     kind = dtype.newbyteorder("<").str[1:]
     fields["dtype"] = ("|" if dtype.itemsize == 1 else ">" if swapped else "<") + kind
-    if fields["fill_value"] is not None:
-        fields["fill_value"] = encode_fill(_scalar(0, dtype) if fill is None else fill, 2)
+    if fields["fill_value"] is not None and not same_fill:
+        fields["fill_value"] = None if fill is None else encode_fill(fill, 2)
     if fields.get("filters"):
         kept = []
         for codec in fields["filters"]:

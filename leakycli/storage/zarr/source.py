@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,8 @@ from zarr.core.buffer import default_buffer_prototype
 
 from leakycli.errors import CorruptError, LeakyError, SourceChangedError, UnsupportedError, shown
 from leakycli.regions import Box, Grid, Presence
-from leakycli.storage.base import Array, ArrayInfo, Chunking, Member, Source, Usage
-from leakycli.storage.zarr import engine, metadata
+from leakycli.storage.base import Array, ArrayInfo, Chunking, Member, Outline, Source, Usage
+from leakycli.storage.zarr import conventions, engine, metadata
 from leakycli.storage.zarr.metadata import ArrayDocument
 from leakycli.storage.zarr.soundness import Inspector
 from leakycli.storage.zarr.tree import DOCUMENTS, Tree, opened
@@ -32,7 +33,8 @@ _MOST_UNITS = 1 << 34
 class ZarrSource:
     """An array or a group with all that is under it, of version 2 or 3, in a folder or a zip archive.
 
-    Members are named by their path below the source. Arrays of floats are transformed when nobody names them; all else is not.
+    Members are named by their path below the source. Arrays of floats are transformed when nobody names them, but for those that say where
+    the others' values are; all else is not.
     """
 
     def __init__(self, path: str) -> None:
@@ -42,10 +44,13 @@ class ZarrSource:
         self.format = "zarr" if self.tree.files else "zarr.zip"
         self.warnings: tuple[str, ...] = ()
         self.documents: dict[str, ArrayDocument] = {}
+        self._groups: dict[str, dict[str, Any]] = {}
         self._presence: dict[str, Presence | None] = {}
         self._digest = hashlib.blake2b(digest_size=16)
         try:
-            self.members = tuple(self._members(""))
+            members = tuple(self._members(""))
+            supporting = conventions.supporting(self.documents, self._groups)
+            self.members = tuple(replace(member, unasked=False) if member.key in supporting else member for member in members)
             if not self.members:
                 raise CorruptError(f"{shown(path)}: is no Zarr array or group: it has no {', '.join(DOCUMENTS)}")
             if not any(member.array or member.problem for member in self.members):
@@ -156,11 +161,11 @@ class ZarrSource:
             return
         if node != "group":
             raise CorruptError(f"{where}: its node_type is neither array nor group")
-        if not isinstance(fields.get("attributes", {}), dict):
-            raise CorruptError(f"{where}: has attributes that are no JSON object")
-        for name in (".zattrs", ".zmetadata"):
+        metadata.check_group(fields, where)
+        self._groups[key] = fields.get("attributes", {})
+        for name in (".zmetadata", ".zattrs"):
             if name in texts and document == ".zgroup":
-                _parsed(texts[name], self.tree.where(f"{here}/{name}" if here else name))
+                self._groups[key] = _parsed(texts[name], self.tree.where(f"{here}/{name}" if here else name))
         yield Member(key, key)
         for entry in self.tree.children(here):
             if entry.folder:
@@ -168,17 +173,28 @@ class ZarrSource:
                 yield from self._members(f"{key}/{name}" if key else name)
 
     def _array(self, key: str, fields: dict[str, Any], attributes: dict[str, Any], where: str) -> Member:
+        outline = None
         try:
             document = metadata.parse(fields, attributes, where)
             self.documents[key] = document
+            chunking = Chunking(document.chunks, document.shards, document.codecs, document.fill_value)
+            outline = Outline(document.shape, document.dtype_name, chunking)
             metadata.check_transformable(document, where)
             assert document.dtype is not None
-            chunking = Chunking(document.chunks, document.shards, document.codecs, document.fill_value)
             info = ArrayInfo(key, document.shape, document.dtype, False, chunking)
-            return Member(key, key, info, unasked=not key or info.dtype.kind == "f")
+            return Member(key, key, info, unasked=not key or info.dtype.kind == "f", reserved=self._reserved(document, where))
         except LeakyError as error:
             # It matters only if it is chosen; and what has no leaky ReLU is chosen by name only.
-            return Member(key, key, None, error, unasked=not key or not isinstance(error, UnsupportedError))
+            return Member(key, key, None, error, not key or not isinstance(error, UnsupportedError), outline=outline)
+
+    def _reserved(self, document: ArrayDocument, where: str) -> LeakyError | None:
+        """Why the array is not transformed unless it is named by its own path; None for most."""
+        if not (packing := conventions.packing(document.attributes)):
+            return None
+        return UnsupportedError(
+            f"{where}: has {' and '.join(packing)}, so that its stored numbers are not its values; leave it out with --skip, or name it by "
+            "its own path to transform the numbers"
+        )
 
 
 class ZarrReader:

@@ -23,11 +23,11 @@ from zarr.storage import LocalStore
 from leakycli import stopping
 from leakycli._version import __version__
 from leakycli.errors import LeakyError, LossError, StorageError, UnsupportedError, UsageError, shown, storage_error
-from leakycli.kernel import NanError, transform
+from leakycli.kernel import NanError
 from leakycli.regions import Box, Grid, Index
 from leakycli.rule import Rule
 from leakycli.storage.base import Array, ArrayInfo, Begun, Chunking, Layout, Member, Source, sync_path
-from leakycli.storage.zarr import engine, metadata
+from leakycli.storage.zarr import conventions, engine, metadata
 from leakycli.storage.zarr.metadata import ArrayDocument
 from leakycli.storage.zarr.source import ZarrSource
 from leakycli.storage.zip import pack
@@ -165,6 +165,10 @@ class ZarrTarget:
         mirror = mirrors(self._layout, source)
         attributes = dict(source.documents[member.key].attributes) if isinstance(source, ZarrSource) else {}
         if rule is not None:
+            said: tuple[str, ...] = ()
+            if isinstance(source, ZarrSource):
+                attributes, said = conventions.adapted_attributes(attributes, rule, _format_of(source, member))
+            self._warn(key, said)
             attributes.pop("leakycli", None)
             if self._layout.provenance:
                 attributes["leakycli"] = provenance(rule)
@@ -182,9 +186,13 @@ class ZarrTarget:
         write_empty = mirror and info.chunking.shards is None
         return ZarrWriter(self._folder, key, info, self._document(key), write_empty, self._written)
 
+    def _warn(self, key: str, warnings: tuple[str, ...]) -> None:
+        """Of the array under `key`."""
+        self.warnings += [f"{f'array {shown(key)}: ' if key else ''}{warning}" for warning in warnings]
+
     def _mirror(self, had: ArrayDocument, key: str, info: ArrayInfo, fill: np.generic | None, attributes: dict[str, Any]) -> None:
         document, beside, said = metadata.adapt(had, info.dtype, fill, attributes)
-        self.warnings += [f"{f'array {shown(key)}: ' if key else ''}{warning}" for warning in said]
+        self._warn(key, said)
         if beside is None:
             self._changed[key] = {"zarr.json": document}
         else:
@@ -368,22 +376,22 @@ def provenance(rule: Rule) -> dict[str, Any]:
 
 
 def _result_fill(info: ArrayInfo, rule: Rule | None, source: Source, member: Member) -> np.generic | None:
-    """What the fill value becomes. Raises LossError where it is NaN, has no integer, and stands for elements."""
+    """What the fill value becomes; None where it stands for nothing and has no value in the result's type.
+
+    Raises LossError where it is NaN, has no integer, and stands for elements.
+    """
     fill = info.chunking.fill if info.chunking else None
     if fill is None or rule is None:
         return fill
-    result = np.zeros(1, rule.dtype)
     try:
-        with np.errstate(all="ignore"):
-            transform(np.array([fill], rule.source), result, rule)
+        return conventions.transformed(fill, rule)
     except NanError:
         if source.stored(member) is not None:
             name = f"array {shown(member.name)}: " if member.name else ""
             raise LossError(
                 f"{name}chunks that are not stored are NaN, which has no value in {rule.dtype.name}; say what it becomes (--nan N)"
             ) from None
-    scalar: np.generic = result[0]
-    return scalar
+        return None
 
 
 class ZarrWriter:
