@@ -31,12 +31,14 @@ _PACKING = ("scale_factor", "add_offset")
 
 
 def supporting(arrays: Mapping[str, ArrayDocument], groups: Mapping[str, Document]) -> set[str]:
-    """Those of `arrays` that say where the others' values are, or how good: dimensions' own, and what attributes name.
+    """Those of `arrays` that say where the others' values are, or how good: dimensions' own, times, and what attributes name.
 
     arrays, groups (their attributes): by path.
     """
     found = {path for path, document in arrays.items() if path and dimensions(document) == (path.rpartition("/")[2],)}
     for path, document in arrays.items():
+        if path and _tells_time(document.attributes):
+            found.add(path)
         found.update(_named(document.attributes, path.rpartition("/")[0], arrays))
     for path, attributes in groups.items():
         found.update(_named(attributes, path, arrays))
@@ -49,6 +51,12 @@ def dimensions(document: ArrayDocument) -> tuple[Any, ...] | None:
         return document.dimension_names
     names = document.attributes.get("_ARRAY_DIMENSIONS")
     return tuple(names) if isinstance(names, list) else None
+
+
+def _tells_time(attributes: Document) -> bool:
+    """Whether the stored numbers are dates, as days since one, or what xarray has as such."""
+    units, dtype = attributes.get("units"), attributes.get("dtype")
+    return (isinstance(units, str) and " since " in units) or (isinstance(dtype, str) and dtype.startswith(("datetime64", "timedelta64")))
 
 
 def _named(attributes: Document, group: str, arrays: Mapping[str, ArrayDocument]) -> Iterator[str]:

@@ -122,10 +122,13 @@ def _parse_v3(document: Document) -> ArrayDocument:
     codecs = _codecs(document.get("codecs"))
     shards = None
     if sharding := next((configuration for name, configuration in codecs if name == "sharding_indexed"), None):
-        inner = _untransposed(_shape(sharding, "chunk_shape", least=1), codecs)
+        given_inner = _shape(sharding, "chunk_shape", least=1)
+        inner = _untransposed(given_inner, codecs)
         if len(inner) != len(chunks) or any(s % c for s, c in zip(chunks, inner, strict=True)):
             raise CorruptError(f"has shards {chunks} that are not made of whole chunks {inner}")
         _codecs(sharding.get("codecs"))
+        if any(s % c for s, c in zip(chunks, given_inner, strict=True)):
+            raise UnsupportedError("is transposed before it is sharded, into chunks of which zarr does not read the shape")
         chunks, shards = inner, chunks
     attributes = document.get("attributes", {})
     if not isinstance(attributes, dict):
@@ -285,9 +288,7 @@ def adapt(
     attributes = document.attributes if attributes is None else attributes
     floating = dtype.kind == "f"
     warnings: list[str] = []
-    had_fill = document.fill_value
-    # There are several ways to write a number: it stays as it was written.
-    same_fill = fill is not None and had_fill is not None and had_fill.dtype == fill.dtype and had_fill.tobytes() == fill.tobytes()
+    same_fill = fill is not None and _says(fields["fill_value"], fill)
     if document.zarr_format == 3:
         fields["data_type"] = dtype.newbyteorder("=").name
         if not same_fill:
@@ -318,6 +319,17 @@ def adapt(
         else:
             fields["compressor"] = _bound(compressor["id"], compressor, had, np.dtype(fields["dtype"]))
     return fields, attributes, tuple(warnings)
+
+
+def _says(value: Any, fill: np.generic) -> bool:
+    """Whether `value` is one of the ways to write `fill`: what need not change stays as it was written."""
+    number = type(value) is int or (isinstance(value, float) and fill.dtype.kind == "f")
+    if number and not np.isfinite(fill):
+        return False
+    try:
+        return (number or isinstance(value, str)) and decode_fill(value, fill.dtype).tobytes() == fill.tobytes()
+    except CorruptError:
+        return False
 
 
 def _adapted_v3(codecs: list[Any], dtype: np.dtype[Any], warnings: list[str]) -> list[Any]:

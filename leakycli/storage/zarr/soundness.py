@@ -32,15 +32,16 @@ class Inspector:
         assert document.dtype is not None
         self._chain = codec_chain(document)
         self._bytes = prod(document.chunks) * document.dtype.itemsize
-        self._index: tuple[int, bool, int] | None = None
+        self._index: tuple[int, bool, int, str] | None = None
         name, configuration = self._chain[-1] if self._chain else ("", {})
         if name == "sharding_indexed":
             assert document.shards is not None
             count = prod(document.shards) // prod(document.chunks)
-            index_codecs = [name for name, _ in codec_chain(document, configuration.get("index_codecs", ()))]
-            if index_codecs in (["bytes"], ["bytes", "crc32c"]):
+            index_codecs = codec_chain(document, configuration.get("index_codecs", ()))
+            if [name for name, _ in index_codecs] in (["bytes"], ["bytes", "crc32c"]):
                 checksum = _CRC32C * (len(index_codecs) - 1)
-                self._index = count, configuration.get("index_location", "end") == "start", checksum
+                word = ">u8" if index_codecs[0][1].get("endian") == "big" else "<u8"
+                self._index = count, configuration.get("index_location", "end") == "start", checksum, word
             self._chain = codec_chain(document, configuration["codecs"])
 
     def problem(self, file: BinaryIO, whole: bool) -> str | None:
@@ -48,11 +49,11 @@ class Inspector:
         size = file.seek(0, os.SEEK_END)
         if self._index is None:
             return self._chunk_problem(file, 0, size, whole)
-        count, first, checksum = self._index
+        count, first, checksum, word = self._index
         length = 16 * count + checksum
         if size < length:
             return "it is cut off"
-        index = np.frombuffer(_part(file, 0 if first else size - length, 16 * count), "<u8").reshape(count, 2)
+        index = np.frombuffer(_part(file, 0 if first else size - length, 16 * count), word).reshape(count, 2).astype(np.uint64)
         held = index[(index != _ABSENT).any(axis=1)]
         offsets, lengths = held[:, 0], held[:, 1]
         if (lengths > size).any() or (offsets > size - lengths).any():

@@ -125,7 +125,11 @@ class ZarrSource:
         if member.array is not None or member.problem is not None:
             yield from (entry for entry in self.tree.walk(under) if not entry.folder)
         else:
-            yield from (entry for entry in self.tree.children(under) if not entry.folder)
+            names = [entry for entry in self.tree.children(under) if not entry.folder]
+            if any(entry.key.rpartition("/")[2] == "zarr.json" for entry in names):
+                # Version 3 is what was read; documents of version 2 beside it would be wrong of what is written.
+                names = [entry for entry in names if entry.key.rpartition("/")[2] not in (".zgroup", ".zattrs", ".zmetadata")]
+            yield from names
 
     def identity(self) -> dict[str, Any]:
         digest = hashlib.blake2b(digest_size=16)

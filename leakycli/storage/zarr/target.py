@@ -174,7 +174,7 @@ class ZarrTarget:
                 attributes["leakycli"] = provenance(rule)
         if mirror:
             assert isinstance(source, ZarrSource)
-            self._mirror(source.documents[member.key], key, info, fill, attributes)
+            self._mirror(source, member, info, fill, attributes)
         else:
             if source.format == "npz" or key:
                 self._ensure_groups(key, self._layout.zarr_format or _format_of(source, member))
@@ -190,15 +190,16 @@ class ZarrTarget:
         """Of the array under `key`."""
         self.warnings += [f"{f'array {shown(key)}: ' if key else ''}{warning}" for warning in warnings]
 
-    def _mirror(self, had: ArrayDocument, key: str, info: ArrayInfo, fill: np.generic | None, attributes: dict[str, Any]) -> None:
-        document, beside, said = metadata.adapt(had, info.dtype, fill, attributes)
+    def _mirror(self, source: ZarrSource, member: Member, info: ArrayInfo, fill: np.generic | None, attributes: dict[str, Any]) -> None:
+        key = member.name
+        document, beside, said = metadata.adapt(source.documents[member.key], info.dtype, fill, attributes)
         self._warn(key, said)
         if beside is None:
             self._changed[key] = {"zarr.json": document}
         else:
             self._changed[key] = {".zarray": document, ".zattrs": beside}
         for name, fields in self._changed[key].items():
-            if name != ".zattrs" or fields:
+            if name != ".zattrs" or fields or source.tree.holds(source.key(member, name)):
                 self._write_document(key, name, fields)
 
     def _create(
