@@ -1,9 +1,16 @@
-"""What Zarr's users bring: documents kept key by key, written by others and read by others; xarray's and OME-Zarr's hierarchies; sparse grids."""
+"""What Zarr's users bring: documents kept key by key, stores of others' making, datasets of xarray, images of OME-Zarr, sparse grids."""
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import copy
+import functools
 import json
+import os
+import re
+import struct
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,12 +19,17 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorstore
+import xarray
 import zarr
+import zarr.storage
 from numpy.typing import NDArray
 
 import leakycli
-from leakycli import Options
-from leakycli.errors import LeakyError, UnsupportedError
+from leakycli import Options, leaky_relu
+from leakycli.errors import UnsupportedError
+from leakycli.rule import Rule
+from leakycli.storage.zarr import engine
+from leakycli.storage.zarr.conventions import adapted_attributes
 from tests.test_npy import defined
 
 Array = NDArray[Any]
@@ -293,9 +305,10 @@ def stored(store: Path) -> set[str]:
     return {str(path.relative_to(store)) for path in store.rglob("*") if path.is_file()}
 
 
-def by_tensorstore(path: Path) -> Array:
+def by_tensorstore(path: Path, rows: slice | None = None) -> Array:
     driver = "zarr3" if (path / "zarr.json").exists() else "zarr"
-    return np.asarray(tensorstore.open({"driver": driver, "kvstore": {"driver": "file", "path": str(path)}}).result().read().result())
+    array = tensorstore.open({"driver": driver, "kvstore": {"driver": "file", "path": str(path)}}).result()
+    return np.asarray((array if rows is None else array[rows]).read().result())
 
 
 def by_zarr(path: Path, pipeline: str = "") -> Array:
@@ -338,7 +351,7 @@ def write(path: Path, case: Case) -> None:
     x = values(dtype, nan=np.dtype(case.options.get("dtype", "f4")).kind == "f" or "nan" in case.options)
     path.mkdir()
     (path / name).write_text(json.dumps(document))
-    if case.attributes or document["zarr_format"] == 2 and case.options.get("provenance") is False:
+    if case.attributes or (document["zarr_format"] == 2 and case.options.get("provenance") is False):
         (path / ".zattrs").write_text(json.dumps(case.attributes))
     if case.writer == "tensorstore":
         array = tensorstore.open({"driver": driver, "kvstore": {"driver": "file", "path": str(path)}}).result()
@@ -391,3 +404,390 @@ def test_a_document_changes_where_it_must_and_nowhere_else(name: str, tmp_path: 
 
 def test_there_are_enough_documents() -> None:
     assert len(CASES) >= 60
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"storage_transformers": [{"name": "acme.sharder", "configuration": {}}]}, "'acme.sharder'"),
+        ({"storage_transformers": ["one", {"name": "two"}]}, "'one', 'two'"),
+        ({"acme.statistics": {"must_understand": True}}, "'acme.statistics'"),
+        ({"acme.statistics": [1]}, "'acme.statistics'"),
+        ({"chunk_key_encoding": {"name": "acme.keys"}}, "'acme.keys'"),
+        ({"chunk_grid": {"name": "acme.grid", "configuration": {}}}, "'acme.grid'"),
+        ({"codecs": [LITTLE, {"name": "acme.codec"}]}, "acme.codec"),
+        ({"codecs": [shards(LITTLE, {"name": "acme.codec"})]}, "acme.codec"),
+        ({"codecs": [transpose(1, 0), shards(LITTLE, chunk=(5, 4))]}, "transposed before it is sharded"),
+        ({"data_type": {"name": "acme.float", "configuration": {}}}, "acme.float"),
+    ],
+)
+def test_what_must_be_understood_and_is_not_is_refused_by_name(fields: Json, said: str, tmp_path: Path) -> None:
+    (tmp_path / "in.zarr").mkdir()
+    (tmp_path / "in.zarr/zarr.json").write_text(json.dumps(v3() | fields))
+    with pytest.raises(UnsupportedError) as refused:
+        leakycli.apply(str(tmp_path / "in.zarr"), str(tmp_path / "out.zarr"))
+    assert said in str(refused.value)
+    assert os.listdir(tmp_path) == ["in.zarr"]
+
+
+def test_an_extension_of_a_group_is_refused_by_name_unless_it_need_not_be_understood(tmp_path: Path) -> None:
+    group = zarr.open_group(tmp_path / "in.zarr", mode="w")
+    group.create_array("a", data=np.ones(3))
+    path = tmp_path / "in.zarr/zarr.json"
+    document = json.loads(path.read_text())
+    path.write_text(json.dumps(document | {"acme.links": {"a": "b"}}))
+    with pytest.raises(UnsupportedError, match=r"in\.zarr/zarr\.json: .*'acme\.links'"):
+        leakycli.apply(str(tmp_path / "in.zarr"), str(tmp_path / "out.zarr"))
+    extended = document | {"acme.links": {"must_understand": False, "a": "b"}}
+    path.write_text(json.dumps(extended))
+    leakycli.apply(str(tmp_path / "in.zarr"), str(tmp_path / "out.zarr"))
+    assert documents(tmp_path / "out.zarr")["zarr.json"] == extended
+
+
+# Hierarchies.
+
+
+def provenance(before: str, after: str, **more: Any) -> Json:
+    return {
+        "version": leakycli.__version__,
+        "function": "leaky_relu",
+        "alpha": 0.2,
+        "dtype_before": before,
+        "dtype_after": after,
+    } | more
+
+
+def hierarchy(path: Path, version: Any, **given: Any) -> None:
+    """Groups with attributes of their own, arrays at two levels, consolidated at the root and in an inner group."""
+    attributes: Json = {"title": "all", "odd": {"deep": [None, 1e300]}, "": []}
+    root = zarr.open_group(path, mode="w", zarr_format=version, attributes=attributes)
+    inner = root.create_group("in/ner", attributes={"n": 1})
+    for group, name, dtype in ((root, "a", "f4"), (inner, "b", "f8"), (inner, "labels", "i4")):
+        array = group.create_array(name, shape=(6, 4), dtype=dtype, chunks=(2, 4), fill_value=-2, attributes={"of": name}, **given)
+        array[:3] = np.arange(-6, 6).reshape(3, 4)
+    for consolidated in ("in/ner", ""):
+        zarr.consolidate_metadata(path, path=consolidated or None, zarr_format=version)
+
+
+@pytest.mark.filterwarnings("ignore::zarr.errors.ZarrUserWarning")
+@pytest.mark.parametrize("version", [2, 3])
+def test_the_documents_of_a_hierarchy_change_where_they_must_and_nowhere_else(version: int, tmp_path: Path) -> None:
+    source, out = tmp_path / "in.zarr", tmp_path / "out.zarr"
+    hierarchy(source, version)
+    leakycli.apply(str(source), str(out), Options(dtype="float64"))
+    before, after = documents(source), documents(out)
+    fills = {"a": 0.2 * -2.0, "in/ner/b": 0.2 * -2.0}
+    expected = copy.deepcopy(before)
+    for name, fill in fills.items():
+        said = provenance("float32" if name == "a" else "float64", "float64")
+        if version == 3:
+            changes = {"data_type": "float64", "fill_value": fill, "attributes.leakycli": said}
+            expected[f"{name}/zarr.json"] = patched(before[f"{name}/zarr.json"], changes)
+        else:
+            expected[f"{name}/.zarray"] = patched(before[f"{name}/.zarray"], {"dtype": "<f8", "fill_value": fill})
+            expected[f"{name}/.zattrs"] = patched(before[f"{name}/.zattrs"], {"leakycli": said})
+        for group in ("", "in/ner"):
+            consolidated = os.path.join(group, "zarr.json" if version == 3 else ".zmetadata")
+            if not name.startswith(group):
+                continue
+            inner = expected[consolidated]["consolidated_metadata"]["metadata"] if version == 3 else expected[consolidated]["metadata"]
+            under = name[len(group) + 1 if group else 0 :]
+            if version == 3:
+                assert under in inner
+                inner[under] = expected[f"{name}/zarr.json"]
+            else:
+                inner[f"{under}/.zarray"], inner[f"{under}/.zattrs"] = expected[f"{name}/.zarray"], expected[f"{name}/.zattrs"]
+    assert after.keys() == expected.keys()
+    for key in expected:
+        assert written(after[key]) == written(expected[key]), key
+    assert stored(out) == stored(source)
+    for name in fills:
+        np.testing.assert_array_equal(by_tensorstore(out / name), defined(by_tensorstore(source / name), dtype="float64"))
+
+
+def test_documents_of_version_2_beside_those_of_version_3_do_not_go_stale(tmp_path: Path) -> None:
+    source, out = tmp_path / "in.zarr", tmp_path / "out.zarr"
+    hierarchy(source, 2, compressors=None)
+    for group in ("", "in", "in/ner"):
+        (source / group / "zarr.json").write_text(json.dumps({"zarr_format": 3, "node_type": "group"}))
+    for name in ("a", "in/ner/b", "in/ner/labels"):
+        old = json.loads((source / name / ".zarray").read_text())
+        new = v3(np.dtype(old["dtype"]).name, LITTLE, shape=old["shape"], fill_value=old["fill_value"], chunk_key_encoding=keys("v2"))
+        new["chunk_grid"]["configuration"]["chunk_shape"] = old["chunks"]
+        (source / name / "zarr.json").write_text(json.dumps(new))
+    leakycli.apply(str(source), str(out), Options(verify=True))
+    assert not any(key.startswith(("a/.z", ".z", "in/.z", "in/ner/.z", "in/ner/b/.z")) for key in documents(out))
+    np.testing.assert_array_equal(by_tensorstore(out / "a"), defined(by_tensorstore(source / "a")))
+
+
+def dataset() -> xarray.Dataset:
+    """Data variables, and every kind of variable that goes with them."""
+    t = (RNG.standard_normal((6, 5, 4)) * 10).astype("f4")
+    t[0, 1, :3] = np.nan, np.inf, -np.inf
+    grid = ("y", "x")
+    made = xarray.Dataset(
+        {
+            "t": (("time", *grid), t, {"units": "K", "valid_range": [-50.0, 50.0], "ancillary_variables": "quality"}),
+            "u": (grid, RNG.standard_normal((5, 4)), {"cell_measures": "area: cell_area", "grid_mapping": "crs"}),
+            "n": (grid, RNG.integers(-9, 9, (5, 4)).astype("i2")),
+            "name": (grid, np.full((5, 4), "a")),
+            "quality": (grid, -RNG.random((5, 4)).astype("f4")),
+            "cell_area": (grid, -RNG.random((5, 4))),
+            "crs": ((), -1.5),
+            "seen": (grid, -RNG.random((5, 4)), {"units": "days since 2001-01-01"}),
+            "y_bounds": (("y", "two"), -RNG.random((5, 2))),
+        },
+        coords={
+            "time": np.arange("2001-01-01", "2001-01-07", dtype="M8[D]").astype("M8[ns]"),
+            "y": ("y", -np.arange(5.0), {"bounds": "y_bounds"}),
+            "x": -np.arange(4.0),
+            "lat": (grid, RNG.standard_normal((5, 4))),
+            "height": ((), -2.0),
+        },
+        attrs={"title": "all", "odd": [1.5, -2.0]},
+    )
+    return made
+
+
+DATA = ["t", "u"]
+
+
+@pytest.mark.filterwarnings(
+    "ignore::zarr.errors.ZarrUserWarning", "ignore:The data type:FutureWarning", "ignore::zarr.errors.UnstableSpecificationWarning"
+)
+@pytest.mark.parametrize("missing", [None, -9999.0, 1e20])
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_dataset_of_xarrays_is_one_afterwards(version: Any, missing: float | None, tmp_path: Path) -> None:
+    source, out = tmp_path / "in.zarr", tmp_path / "out.zarr"
+    encoding: dict[str, Json] = {"t": {"chunks": (2, 5, 4)}, "u": {"chunks": (3, 4)}}
+    if missing is not None:
+        encoding["t"]["_FillValue"] = missing
+    dataset().to_zarr(source, zarr_format=version, encoding=encoding, consolidated=True)
+    report = leakycli.apply(str(source), str(out), Options(verify=True))
+    actions = {array.name: array.action for array in report.arrays}
+    assert {name for name, action in actions.items() if action == "transformed"} == set(DATA)
+    assert actions.keys() == dataset().variables.keys()
+    assert [warning for warning in report.warnings if "valid_range" not in warning] == []
+    with opens(out) as opened, xarray.open_zarr(out, chunks=None) as found:
+        assert not any(chunks_of(opened["read"], name) for name in DATA)  # lazily
+        assert found["t"][0, 0, 0].load().size == 1
+        assert len(chunks_of(opened["read"], "t")) == 1
+        with xarray.open_zarr(source, chunks=None) as given:
+            expected = xarray.apply_ufunc(leaky_relu, given[DATA], keep_attrs=True)
+            del expected["t"].attrs["valid_range"]
+            for name in DATA:
+                assert found[name].attrs.pop("leakycli")["alpha"] == 0.2
+                xarray.testing.assert_identical(found[name].load(), expected[name].load())
+                ours, theirs = dict(found[name].encoding), dict(given[name].encoding)
+                fill = theirs.pop("_FillValue", None), ours.pop("_FillValue", None)
+                if fill[0] is not None:
+                    np.testing.assert_array_equal(np.float32(fill[1]), leaky_relu(np.float32(fill[0])))
+                assert ours.pop("fill_value", None) == theirs.pop("fill_value", None) or np.isnan(given[name].encoding["fill_value"])
+                assert ours == theirs
+            assert int(found["t"].isnull().sum()) == 1
+            xarray.testing.assert_identical(found.drop_vars(DATA).load(), given.drop_vars(DATA).load())
+            assert found.attrs == given.attrs
+    with xarray.open_zarr(out, chunks=None, consolidated=True) as once, xarray.open_zarr(out, chunks=None, consolidated=False) as again:
+        xarray.testing.assert_identical(once.load(), again.load())
+
+
+def test_names_in_attributes_lead_to_arrays_around_and_elsewhere(tmp_path: Path) -> None:
+    root = zarr.open_group(tmp_path / "in.zarr", mode="w", attributes={"coordinates": "height"})
+    run = root.create_group("run/one")
+    for group, names in ((root, "height crs away lat spare"), (run, "t lat near y other")):
+        for name in names.split():
+            group.create_array(name, data=-np.ones(3), dimension_names=(name if name == "y" else "n",))
+    run["t"].attrs.update(coordinates="/away near ../../lat", grid_mapping="crs: x y", cell_measures="spare: nowhere", bounds=7)
+    report = leakycli.apply(str(tmp_path / "in.zarr"), str(tmp_path / "out.zarr"))
+    transformed = {array.name for array in report.arrays if array.action == "transformed"}
+    assert transformed == {"spare", "run/one/lat", "run/one/t", "run/one/other"}
+    named = leakycli.apply(str(tmp_path / "in.zarr"), str(tmp_path / "b.zarr"), Options(only=("height", "run/one/t")))
+    assert {array.name for array in named.arrays if array.action == "transformed"} == {"height", "run/one/t"}
+    leakycli.apply(str(tmp_path / "in.zarr/run/one/y"), str(tmp_path / "y.npy"))
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), np.full(3, -0.2))
+
+
+def test_a_packed_array_is_transformed_by_its_own_path_only(tmp_path: Path) -> None:
+    source, out = tmp_path / "in.zarr", str(tmp_path / "out.zarr")
+    group = zarr.open_group(source, mode="w")
+    group.create_array("plain", data=-np.ones(3))
+    group.create_array("packed", data=-np.ones(3), attributes={"scale_factor": 0.5, "add_offset": 3.0})
+    group.create_array("integers", data=-np.ones(3, "i2"), attributes={"scale_factor": 0.5})
+    for options, name in ((Options(), "packed"), (Options(only=("pack*",)), "packed"), (Options(only=("int*",)), "integers")):
+        with pytest.raises(UnsupportedError, match=rf"in\.zarr/{name}/zarr\.json: has scale_factor.*--skip"):
+            leakycli.apply(str(source), out, options)
+    assert os.listdir(tmp_path) == ["in.zarr"]
+    for options, count in ((Options(skip=("packed",)), 1), (Options(only=("packed", "integers")), 2)):
+        report = leakycli.apply(str(source), out, Options(skip=options.skip, only=options.only, overwrite=True, verify=True))
+        assert [array.action for array in report.arrays].count("transformed") == count
+    leakycli.apply(str(source / "packed"), str(tmp_path / "packed.npy"))
+    np.testing.assert_array_equal(np.load(tmp_path / "packed.npy"), np.full(3, -0.2))
+
+
+def in_base64(value: float) -> str:
+    return base64.b64encode(struct.pack("<d", value)).decode()
+
+
+@pytest.mark.parametrize(
+    ("attributes", "rule", "expected", "warned"),
+    [
+        ({"_FillValue": in_base64(np.nan)}, Rule.of("f4"), {"_FillValue": in_base64(np.nan)}, ""),
+        ({"_FillValue": in_base64(1e20)}, Rule.of("f4"), {"_FillValue": in_base64(1e20)}, ""),
+        ({"_FillValue": in_base64(-1.5)}, Rule.of("f4"), {"_FillValue": in_base64(F4)}, ""),
+        ({"_FillValue": in_base64(1e20)}, Rule.of("f4", dtype="float16"), {"_FillValue": in_base64(np.inf)}, "look missing"),
+        ({"_FillValue": in_base64(-20.0)}, Rule.of("f4", dtype="int32"), {"_FillValue": -4}, "look missing"),
+        ({"_FillValue": in_base64(np.nan)}, Rule.of("f4", dtype="int32"), {}, "dropped"),
+        ({"_FillValue": in_base64(np.nan)}, Rule.of("f4", dtype="int32", nan=3), {"_FillValue": 3}, "look missing"),
+        ({"_FillValue": in_base64(-2.0)}, Rule.of("f8", 0), {"_FillValue": in_base64(-0.0)}, "look missing"),
+        ({"_FillValue": in_base64(-2.0)}, Rule.of("f8", -1), {"_FillValue": in_base64(2.0)}, "look missing"),
+        ({"_FillValue": -100}, Rule.of("i2"), {"_FillValue": in_base64(-20.0)}, ""),
+        ({"_FillValue": 100}, Rule.of("i2", dtype="int32"), {"_FillValue": 100}, ""),
+        ({"_FillValue": "NaN", "missing_value": float("inf")}, Rule.of("f4"), {"_FillValue": "NaN", "missing_value": float("inf")}, ""),
+        ({"missing_value": [-1.5, 7, "none", None]}, Rule.of("f4"), {"missing_value": [F4, 7, "none", None]}, ""),
+        ({"missing_value": 1e300}, Rule.of("f8", dtype="float32"), {"missing_value": "Infinity"}, "look missing"),
+        ({"missing_value": -9999}, Rule.of("u1"), {"missing_value": -9999}, ""),
+        ({"valid_min": 0, "valid_max": 1, "actual_range": [0, 1], "units": "K"}, Rule.of("f4"), {"units": "K"}, "no longer true"),
+    ],
+)
+def test_attributes_that_are_elements_become_what_elements_become(attributes: Json, rule: Rule, expected: Json, warned: str) -> None:
+    adapted, warnings = adapted_attributes(attributes, rule, 3)
+    assert written(adapted) == written(expected)
+    assert len(warnings) == bool(warned)
+    assert warned in "".join(warnings)
+
+
+def test_a_fill_value_without_an_integer_is_null_in_version_2(tmp_path: Path) -> None:
+    """xarray takes the fill value for the mark of what is missing, and a zero put in for NaN would be one."""
+    zarr.create_array(tmp_path / "in.zarr", data=np.arange(4, dtype="f4"), chunks=(2,), zarr_format=2, fill_value=np.nan)
+    leakycli.apply(str(tmp_path / "in.zarr"), str(tmp_path / "out.zarr"), Options(dtype="int32", verify=True))
+    assert documents(tmp_path / "out.zarr")[".zarray"]["fill_value"] is None
+    assert by_tensorstore(tmp_path / "out.zarr").tolist() == [0, 1, 2, 3]
+
+
+def image(path: Path, version: Any, dtype: str) -> None:
+    """An OME-Zarr image of two levels with labels, as https://ngff.openmicroscopy.org has it: 0.4 in version 2, 0.5 in version 3."""
+    axes = [{"name": name, "type": "space", "unit": "micrometer"} for name in "yx"]
+    levels = [{"path": str(level), "coordinateTransformations": [{"type": "scale", "scale": [0.5 * 2**level] * 2}]} for level in range(2)]
+    multiscales = [{"name": "cells", "axes": axes, "datasets": levels}]
+    omero = {"channels": [{"label": "a", "color": "FF0000", "window": {"start": -3, "end": 3, "min": -9, "max": 9}}]}
+    said: Json = {"multiscales": multiscales, "omero": omero}
+    names: Json = {"multiscales": multiscales, "image-label": {"colors": [{"label-value": 1, "rgba": [255, 0, 0, 255]}]}}
+    if version == 2:
+        multiscales[0]["version"] = "0.4"
+
+    def wrapped(fields: Json) -> Json:
+        return {"ome": {"version": "0.5", **fields}} if version == 3 else fields
+
+    root = zarr.open_group(path, mode="w", zarr_format=version, attributes=wrapped(said))
+    labels = root.create_group("labels", attributes=wrapped({"labels": ["nuclei"]}))
+    nuclei = labels.create_group("nuclei", attributes=wrapped(names))
+    slashes: Any = {"name": "v2" if version == 2 else "default", "separator": "/"}
+    more: Json = {"dimension_names": ("y", "x")} if version == 3 else {}
+    for level in range(2):
+        size = 16 >> level
+        x = (RNG.standard_normal((size, size)) * 3).astype(dtype)
+        root.create_array(str(level), data=x, chunks=(8, 8), chunk_key_encoding=slashes, **more)
+        nuclei.create_array(str(level), data=(x > 0).astype("i4"), chunks=(8, 8), chunk_key_encoding=slashes, **more)
+
+
+@pytest.mark.parametrize(("dtype", "only"), [("f4", ()), ("i2", ("0", "1"))])
+@pytest.mark.parametrize("version", [2, 3])
+def test_an_image_of_ome_zarr_is_one_afterwards(version: int, dtype: str, only: tuple[str, ...], tmp_path: Path) -> None:
+    source, out = tmp_path / "in.zarr", tmp_path / "out.zarr"
+    image(source, version, dtype)
+    report = leakycli.apply(str(source), str(out), Options(only=only, verify=True))
+    actions = {array.name: array.action for array in report.arrays}
+    assert actions == {"0": "transformed", "1": "transformed", "labels/nuclei/0": "copied", "labels/nuclei/1": "copied"}
+    assert stored(out) == stored(source)
+    changed = {key for key in stored(out) if (out / key).read_bytes() != (source / key).read_bytes()}
+    assert changed
+    assert all(key.startswith(("0/", "1/")) for key in changed)
+    attributes: Json = dict(zarr.open_group(out, mode="r").attrs)
+    multiscales = (attributes["ome"] if version == 3 else attributes)["multiscales"]
+    for dataset in multiscales[0]["datasets"]:
+        np.testing.assert_array_equal(by_tensorstore(out / dataset["path"]), defined(by_tensorstore(source / dataset["path"])))
+
+
+# What is opened, and what is not stored.
+
+
+@functools.cache
+def _watchers() -> list[Callable[[str, bool], None]]:
+    """Who is told the path of each file that this process opens, and whether to write. The hook stays: there is no way to take it back."""
+    watchers: list[Callable[[str, bool], None]] = []
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        if watchers and event == "open" and isinstance(arguments[0], (str, bytes)):
+            for tell in watchers:
+                tell(os.fsdecode(arguments[0]), bool(arguments[2] & (os.O_WRONLY | os.O_RDWR)))
+
+    sys.addaudithook(hook)
+    return watchers
+
+
+@contextlib.contextmanager
+def opens(folder: Path) -> Iterator[dict[str, set[str]]]:
+    """The files below `folder` that are "read" and "written" meanwhile; those written under a temporary name by the name that they get."""
+    found: dict[str, set[str]] = {"read": set(), "written": set()}
+
+    def tell(path: str, writing: bool) -> None:
+        if path.startswith(f"{folder}/"):
+            found["written" if writing else "read"].add(re.sub(r"\.[0-9a-f]{32}\.partial$", "", path[len(str(folder)) + 1 :]))
+
+    _watchers().append(tell)
+    try:
+        yield found
+    finally:
+        _watchers().remove(tell)
+
+
+def chunks_of(paths: set[str], store: str) -> set[str]:
+    """The keys of chunks among the `paths` that lie in `store`."""
+    found = {path[len(store) + 1 :] for path in paths if path.startswith(f"{store}/")}
+    return {key for key in found if not key.endswith("zarr.json") and "/.z" not in f"/{key}"}
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_of_a_million_chunks_the_ten_that_are_stored_are_read_and_written(
+    version: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Opened by Python, so that it can be counted.
+    monkeypatch.setattr(engine, "pipeline", lambda document, files: engine._DEFAULT)
+    source, out = tmp_path / "in.zarr", tmp_path / "out.zarr"
+    slashes: Json = {"chunk_key_encoding": {"name": "v2", "separator": "/"}} if version == 2 else {}
+    array = zarr.create_array(source, shape=(4000, 4000), dtype="f4", chunks=(4, 4), fill_value=-1.0, zarr_format=version, **slashes)
+    for at in range(10):
+        array[400 * at, 4 * at] = at - 4.5
+    with opens(tmp_path) as opened:
+        report = leakycli.apply(str(source), str(out))
+    ten = {f"{'c/' if version == 3 else ''}{100 * at}/{at}" for at in range(10)}
+    assert chunks_of(opened["read"], "in.zarr") == ten
+    assert chunks_of(opened["written"], "out.zarr.partial") == ten
+    assert stored(out) == ten | set(documents(out))
+    (summary,) = (array.after for array in report.arrays)
+    assert summary is not None
+    assert (summary.count, summary.zero, summary.positive) == (16_000_000, 0, 5)
+    rows = [by_tensorstore(store, slice(400, 410)) for store in (source, out)]
+    np.testing.assert_array_equal(rows[1], defined(rows[0]))
+
+
+def test_of_a_million_chunks_in_shards_those_shards_that_are_stored_are_read_and_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "pipeline", lambda document, files: engine._DEFAULT)
+    source, out = tmp_path / "in.zarr", tmp_path / "out.zarr"
+    array = zarr.create_array(source, shape=(4000, 4000), dtype="f4", chunks=(4, 4), shards=(40, 40), fill_value=-1.0)
+    for at in range(10):
+        array[4 * at, 1000 * (at % 3)] = at
+    with opens(tmp_path) as opened:
+        report = leakycli.apply(str(source), str(out))
+    three = {"c/0/0", "c/0/25", "c/0/50"}
+    assert chunks_of(opened["read"], "in.zarr") == chunks_of(opened["written"], "out.zarr.partial") == three
+    assert stored(out) == stored(source) == three | {"zarr.json"}
+    sizes = [sum((store / key).stat().st_size for key in three) for store in (source, out)]
+    assert sizes[1] <= sizes[0] * 1.01
+    (summary,) = (array.after for array in report.arrays)
+    assert summary is not None
+    assert (summary.count, summary.zero, summary.positive) == (16_000_000, 1, 9)
+    rows = [by_tensorstore(store, slice(0, 40)) for store in (source, out)]
+    np.testing.assert_array_equal(rows[1], defined(rows[0]))
