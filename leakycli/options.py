@@ -95,7 +95,7 @@ class Options:
             and not any(fnmatchcase(member.name, pattern) for pattern in self.skip)
         )
         if not chosen:
-            hint = "--only, --skip" if self.only or self.skip else "none is of floats; name them with --only"
+            hint = "--only, --skip" if self.only or self.skip else "none is of floats that are no coordinates; name them with --only"
             raise UsageError(f"{shown(path)}: no array is left to transform ({hint}); there are: {names}")
         for member in chosen:
             if member.problem is not None:

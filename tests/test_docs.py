@@ -74,6 +74,17 @@ def test_the_python_block_works(folder: Path, capsys: pytest.CaptureFixture[str]
     assert "mean" in capsys.readouterr().out
 
 
+@pytest.mark.filterwarnings("ignore::zarr.errors.ZarrUserWarning")
+def test_the_examples_of_zarr_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    examples = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "zarr.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(examples) == 2
+    for example in examples:
+        exec(compile(example, "docs/zarr.md", "exec"), {})
+    assert "'activity': 'transformed', 'count': 'copied', 'depth': 'copied'" in capsys.readouterr().out
+    assert len(list((tmp_path / "leaky_image.zarr" / "labels").rglob("zarr.json"))) == 4
+
+
 def test_exit_codes_are_those_of_the_errors() -> None:
     table = README.split("### Exit codes")[1].split("## More")[0]
     documented = {int(code) for code in re.findall(r"^\| (\d+)", table, re.MULTILINE)}

@@ -244,7 +244,7 @@ CASES: dict[str, Case] = {
         {"dtype": "<f8", "filters.0.elementsize": 8},
         to("float64"),
         writer="zarr",
-        reader="zarr",
+        reader="zarrs",
     ),
     "v2 lossy filters": Case(
         v2("<f4", {"id": "zlib", "level": 1}, filters=[{"id": "quantize", "digits": 2, "dtype": "<f4", "astype": "<f4"}]),

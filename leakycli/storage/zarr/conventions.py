@@ -42,7 +42,7 @@ def supporting(arrays: Mapping[str, ArrayDocument], groups: Mapping[str, Documen
         found.update(_named(document.attributes, path.rpartition("/")[0], arrays))
     for path, attributes in groups.items():
         found.update(_named(attributes, path, arrays))
-    return found
+    return found - {""}
 
 
 def dimensions(document: ArrayDocument) -> tuple[Any, ...] | None:
@@ -118,7 +118,7 @@ def adapted_attributes(attributes: Document, rule: Rule, zarr_format: int) -> tu
                 element = _decoded(single, rule.source)
                 if element is not None and _shared(element, rule):
                     warnings.append(
-                        f"the {name} {element} became {transformed(element, rule)}, as other elements may have: they look missing"
+                        f"the {name} {element} became {transformed(element, rule)}, as others may have: those look missing, too"
                     )
     if dropped := [name for name in _BOUNDS if adapted.pop(name, None) is not None]:
         warnings.append(f"the attributes {', '.join(dropped)} were dropped: they are no longer true")
