@@ -4,9 +4,9 @@ The projected peak of resident memory, in bytes, is
 
     baseline + ALLOWANCE + workers x (part in + part out + codecs + scratch) + window x (fetched + payload) + presence
 
-where a part is what is read at once (a unit of a flat array, a region of a chunk grid), codecs is what a chunked format takes beside
-it, the window's term is there only for a side that must be read or written in order, whose regions wait in memory, and presence is one
-bit for each write unit.
+where a part is what is read at once (a unit of a flat array, a region of a chunk grid), codecs is what a chunked format takes beside it
+(`Codecs`), the window's term is there only for a side that must be read or written in order, whose regions wait in memory, and presence
+is one bit for each write unit.
 """
 
 from __future__ import annotations
@@ -29,11 +29,17 @@ REGION_UNITS = 4
 #: Bytes that write units of a chunk grid are joined to, where memory allows: enough to make the cost of a call small.
 REGION_BYTES = 16 << 20
 
+#: Most write units that are joined: small chunks cost more memory than their elements, and large calls are no quicker for them.
+MOST_JOINED = 1024
+
+#: Bytes that zarr and its pipelines take for each chunk of a call (measured: up to 6 KiB, read or written).
+CHUNK_BYTES = 6 << 10
+
 #: The default memory bound, in bytes.
 DEFAULT_BOUND = 512 << 20
 
 #: What the process grows by apart from the arrays: modules loaded on the way, thread stacks, the report. In bytes.
-ALLOWANCE = 16 << 20
+ALLOWANCE = 6 << 20
 
 R = TypeVar("R", Span, Box)
 
@@ -176,19 +182,35 @@ class FlatPlan(ArrayPlan[Span]):
 
 
 @dataclass(frozen=True, slots=True)
+class Codecs:
+    """What reading and writing a region by chunks takes beside its elements: `share` times the region's bytes, in and out, for what is
+    held of all its chunks at once; `fixed` bytes for the chunk or shard that is worked on; and `CHUNK_BYTES` for each of its chunks, which
+    have `sizes` elements on the sides that are chunked.
+    """
+
+    share: float = 0.0
+    fixed: int = 0
+    sizes: tuple[int, ...] = ()
+
+    def memory(self, elements: int, itemsizes: int) -> int:
+        """Bytes for a region of so many elements that have so many bytes, in and out together."""
+        return int(elements * itemsizes * self.share) + self.fixed + sum(-(-elements // size) * CHUNK_BYTES for size in self.sizes)
+
+
+@dataclass(frozen=True, slots=True)
 class GridPlan(ArrayPlan[Box]):
     """An array that goes by its chunk grid, whose units are the write units of the side that is chunked.
 
     joined: units in a region along each axis. slabs: a region is to be a run of the flat buffer of a side that is not chunked; ordered
-    sides need that. stored: the units that are worked on, None for all. codecs: how many times the bytes of a region (in and out) the
-    codecs take beside it; spool: an ordered side is too large for slabs, and goes through a temporary file.
+    sides need that. stored: the units that are worked on, None for all. spool: an ordered side is too large for slabs, and goes through
+    a temporary file.
     """
 
     grid: Grid
     joined: Index
     slabs: bool
     stored: Presence | None
-    codecs: float
+    codecs: Codecs
     spool: bool = False
 
     @classmethod
@@ -201,7 +223,7 @@ class GridPlan(ArrayPlan[Box]):
         ordered: tuple[bool, bool],
         slabs: bool,
         stored: Presence | None,
-        codecs: float,
+        codecs: Codecs,
     ) -> GridPlan:
         """The plan with the smallest regions; `fitted` makes them larger. grid: with `reverse` where the flat side is in Fortran order."""
         plan = cls(name, *itemsizes, scratch, *ordered, grid, (1,) * len(grid.shape), slabs, stored, codecs)
@@ -290,7 +312,7 @@ class GridPlan(ArrayPlan[Box]):
         part = self.largest_part
         waiting = 0 if self.spool else part * (self.ordered_in * sizes[0] + self.ordered_out * sizes[1])
         presence = -(-self.grid.size // 8) if self.stored is not None else 0
-        return workers * (int(part * sum(sizes) * (1 + self.codecs)) + self.scratch) + window(workers) * waiting + presence
+        return workers * (part * sum(sizes) + self.codecs.memory(part, sum(sizes)) + self.scratch) + window(workers) * waiting + presence
 
     def fitted(self, workers: int, budget: int) -> GridPlan:
         if not self.grid.size:
@@ -303,7 +325,7 @@ class GridPlan(ArrayPlan[Box]):
         unit_bytes = max(self._unit_size() * max(self.itemsize_in, self.itemsize_out), 1)
         # Small arrays are cut too, so that there is something to do for each worker.
         target = min(REGION_BYTES, max(self.worked * max(self.itemsize_in, self.itemsize_out) // (4 * workers), UNIT_BYTES))
-        most = max(target // unit_bytes, least)
+        most = max(min(target // unit_bytes, MOST_JOINED), least)
         while most > least and replace(plan, joined=self.grid.joined(most)).memory(workers) > budget:
             most = max(most // 2, least)
         return replace(plan, joined=self.grid.joined(most))

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leakycli.plan import GridPlan
+from leakycli.plan import Codecs, GridPlan
 from leakycli.regions import Box, Grid, Presence, Span, cuts
 from leakycli.storage import ArrayInfo
 from leakycli.storage.flat import runs
@@ -31,7 +31,7 @@ def plans(draw: st.DrawFn) -> GridPlan:
         for number in draw(st.sets(st.integers(0, max(grid.size - 1, 0)))) if grid.size else ():
             stored.add(number)
     slabs = stored is None and draw(st.booleans())
-    plan = GridPlan.of("", grid, (4, 4), 0, (False, False), slabs, stored, 1.0)
+    plan = GridPlan.of("", grid, (4, 4), 0, (False, False), slabs, stored, Codecs(1.0, 100, (3,)))
     return plan.fitted(draw(st.integers(1, 3)), draw(st.sampled_from([0, 500, 1 << 30])))
 
 

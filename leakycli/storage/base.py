@@ -29,13 +29,16 @@ Region = TypeVar("Region", bound=Span | Box, contravariant=True)
 class Chunking:
     """How an array is cut up on disk: shapes in elements (shards None without), and its codecs in words, as in "zstd:5".
 
-    fill: what elements that are not stored are; None where that is not said (they are then 0).
+    fill: what elements that are not stored are; None where that is not said (they are then 0). turned: chunks are not in C order.
+    at_once: all chunks of a call are encoded or decoded side by side, not one after the other.
     """
 
     chunks: Index
     shards: Index | None
     codecs: str
     fill: np.generic | None = None
+    turned: bool = False
+    at_once: bool = False
 
     @property
     def unit(self) -> Index:

@@ -31,6 +31,10 @@ _ZARRS_COMPRESSORS = {None, "blosc", "zstd", "gzip"}
 _ZARRS_TYPES = {"float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"}
 
 
+#: Write units after which an array is opened anew. `zarrs` keeps some 160 bytes for each.
+_MOST_MET = 1 << 13
+
+
 @dataclass(frozen=True, slots=True)
 class Pipeline:
     """A codec pipeline: how it is called in reports, and zarr's configuration for it."""
@@ -53,6 +57,11 @@ def pipeline(document: ArrayDocument, files: bool) -> Pipeline:
             {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline", "codec_pipeline.strict": True, "threading.max_workers": 1},
         )
     return _DEFAULT
+
+
+def at_once(document: ArrayDocument, files: bool) -> bool:
+    """Whether the pipeline for an array works on all chunks of a call side by side: zarr's own does, and the fused one for archives."""
+    return not files or pipeline(document, files) is _DEFAULT
 
 
 def _safe_for_zarrs(document: ArrayDocument) -> bool:
@@ -79,6 +88,25 @@ def _safe_codecs(codecs: list[Any]) -> bool:
         if name == "sharding_indexed" and not _safe_codecs(configuration["codecs"]):
             return False
     return True
+
+
+class OpenArray:
+    """An array that is open, and opened anew now and then: `zarrs` keeps something for every write unit that it has met.
+
+    pipeline: the name of its codec pipeline. See `open_array`.
+    """
+
+    def __init__(self, store: Store, key: str, document: ArrayDocument, files: bool, write_empty: bool | None = None) -> None:
+        self._parts, self._met = (store, key, document, files, write_empty), 0
+        self._array, self.pipeline = open_array(*self._parts)
+
+    def at(self, units: int) -> zarr.Array[Any]:
+        """The array, to read or write so many write units."""
+        self._met += units
+        if self._met > _MOST_MET and self.pipeline.startswith("zarrs"):
+            self._met = units
+            self._array, _ = open_array(*self._parts)
+        return self._array
 
 
 def open_array(

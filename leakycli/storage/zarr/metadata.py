@@ -62,6 +62,11 @@ class ArrayDocument:
         """The shape of a write unit; lengths are at least 1."""
         return self.shards or self.chunks
 
+    @property
+    def turned(self) -> bool:
+        """Whether chunks are not stored in C order."""
+        return self.order != "C" or any(name == "transpose" for name, _ in _all_codecs(self))
+
     def chunk_key(self, index: Index) -> str:
         """The key, below the array's, of the write unit at `index`."""
         if not index:

@@ -185,6 +185,7 @@ class ZarrSource:
             outline = Outline(document.shape, document.dtype_name, chunking)
             metadata.check_transformable(document, where)
             assert document.dtype is not None
+            chunking = replace(chunking, turned=document.turned, at_once=engine.at_once(document, self.tree.files))
             info = ArrayInfo(key, document.shape, document.dtype, False, chunking)
             return Member(key, key, info, unasked=not key or info.dtype.kind == "f", reserved=self._reserved(document, where))
         except LeakyError as error:
@@ -214,7 +215,8 @@ class ZarrReader:
         self._grid = Grid(document.shape, document.unit)
         try:
             self._store = tree.store()
-            self._array, self.pipeline = engine.open_array(self._store, key, document, tree.files)
+            self._array = engine.OpenArray(self._store, key, document, tree.files)
+            self.pipeline = self._array.pipeline
             self._inspector = Inspector(document)
         except Exception as error:
             raise self._unopened(error) from None
@@ -239,7 +241,7 @@ class ZarrReader:
         for number, key in keys:
             self._inspect(number, key)
         try:
-            self._read(region, x)
+            self._read(region, x, len(keys))
         except Exception as error:
             raise self._diagnosed(region, error) from None
         for _, key in keys:
@@ -264,8 +266,8 @@ class ZarrReader:
     def _gone(self, key: str) -> LeakyError:
         return SourceChangedError(f"{self._tree.where(key)}: was deleted while it was read; restore it and run again")
 
-    def _read(self, region: Box, x: Array) -> None:
-        self._array.get_basic_selection(region.slices, out=self._prototype.nd_buffer.from_numpy_array(x))
+    def _read(self, region: Box, x: Array, units: int = 1) -> None:
+        self._array.at(units).get_basic_selection(region.slices, out=self._prototype.nd_buffer.from_numpy_array(x))
 
     def _chunk(self, number: int) -> str:
         return "/".join(part for part in (self._key, self._document.chunk_key(self._grid.index(number))) if part)

@@ -409,14 +409,15 @@ class ZarrWriter:
         self._parts = folder, key, info, document, write_empty
         self._folder, self._key, self._document = folder, key, document
         self._grid = Grid(document.shape, document.unit)
-        self._array, self.pipeline = engine.open_array(LocalStore(folder), key, document, True, write_empty)
+        self._array = engine.OpenArray(LocalStore(folder), key, document, True, write_empty)
+        self.pipeline = self._array.pipeline
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), self._parts
 
     def write(self, region: Box, y: Array) -> Box:
         try:
-            self._array[region.slices or ...] = y
+            self._array.at(sum(1 for _ in self._grid.units(region)))[region.slices or ...] = y
         except Exception as error:
             number = next(iter(self._grid.units(region)))
             where = shown(self._path(number))
