@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from itertools import islice
+from typing import Any
 
 
 class LeakyError(Exception):
@@ -21,6 +22,10 @@ class StorageError(LeakyError, OSError):
     """Reading, writing or publishing failed: permission, no space, a file that vanished."""
 
     exit_code = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # OSError takes its errno from two arguments, and has one here.
+        return type(self), self.args, {**self.__dict__, "errno": self.errno}
 
 
 class SourceChangedError(StorageError):

@@ -7,6 +7,8 @@ its caller.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import gc
 import os
 import pickle
@@ -17,10 +19,15 @@ import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
 from leakycli import machine
 from leakycli.errors import StorageError
+
+_LEFT_TO_PARENT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+_PR_SET_PDEATHSIG = 1
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -66,18 +73,31 @@ class ForkedExecutor(ThreadPoolExecutor):
     """Runs each task in one of some processes, forked when this is made; a thread for each hands them tasks and waits for results.
 
     A task and what it gives must pickle. A task that is given again, the same object, goes over once; one that has a method `close` is
-    closed when another comes. The processes leave signals to this one, and end when it does, however it ends.
+    closed when another comes. The processes leave signals to this one, and end when it does, however it ends. One that is lost fails its
+    task, and the others go on.
     """
 
     def __init__(self, workers: int) -> None:
         super().__init__(workers, thread_name_prefix="leakycli")
         self._children: list[_Child] = []
-        self._idle: queue.SimpleQueue[_Child] = queue.SimpleQueue()
+        #: None, when none is left.
+        self._idle: queue.SimpleQueue[_Child | None] = queue.SimpleQueue()
         # What is there now stays: a collection in a child would copy the pages that all share.
         gc.freeze()
-        for _ in range(workers):
-            self._children.append(_Child(self._children))
-            self._idle.put(self._children[-1])
+        # A handler that raises in the middle of a fork would be passed over.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _LEFT_TO_PARENT)
+        try:
+            for _ in range(workers):
+                self._children.append(_Child(self._children))
+                self._idle.put(self._children[-1])
+        except BaseException:
+            self.shutdown()
+            raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.shutdown(cancel_futures=kind is not None)
 
     @property
     def size(self) -> int:
@@ -89,7 +109,13 @@ class ForkedExecutor(ThreadPoolExecutor):
 
     def resident(self) -> int:
         """Bytes of resident memory of the largest process now."""
-        return max(self._from_each(machine.resident))
+        return max(self._from_each(machine.resident), default=0)
+
+    def keep(self, most: int) -> None:
+        """End all processes but so many, which then are all that tasks run in."""
+        while len(self._children) > most and (child := self._idle.get()) is not None:
+            self._children.remove(child)
+            child.end()
 
     def peak_resident(self) -> int:
         """Bytes of resident memory at the peaks of all processes together."""
@@ -97,12 +123,25 @@ class ForkedExecutor(ThreadPoolExecutor):
 
     def _from_each(self, fn: Callable[[], T]) -> list[T]:
         """What `fn` gives in each process, one after the other, when none has anything else to do."""
-        children = [self._idle.get() for _ in self._children]
-        try:
-            return [child.call(fn, (), {}) for child in children]
-        finally:
-            for child in children:
-                self._idle.put(child)
+        results, asked = [], []
+        for _ in range(len(self._children)):
+            if (child := self._idle.get()) is None:
+                self._idle.put(None)
+                break
+            try:
+                results.append(child.call(fn, (), {}))
+                asked.append(child)
+            except LostError:
+                self._lose(child)
+        for child in asked:
+            self._idle.put(child)
+        return results
+
+    def _lose(self, child: _Child) -> None:
+        self._children.remove(child)
+        child.end()
+        if not self._children:
+            self._idle.put(None)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         super().shutdown(wait, cancel_futures=cancel_futures)
@@ -111,12 +150,26 @@ class ForkedExecutor(ThreadPoolExecutor):
                 self._children.pop().end()
 
     def _call(self, fn: Callable[..., T], args: tuple[Any, ...], kwargs: dict[str, Any]) -> T:
-        child = self._idle.get()
+        if (child := self._idle.get()) is None:
+            self._idle.put(None)
+            raise LostError
         try:
             result: T = child.call(fn, args, kwargs)
-            return result
-        finally:
+        except LostError:
+            self._lose(child)
+            raise
+        except BaseException:
             self._idle.put(child)
+            raise
+        self._idle.put(child)
+        return result
+
+
+class LostError(StorageError):
+    """A process that worked on a task is gone."""
+
+    def __init__(self, text: str = "a worker process was lost (killed, or out of memory?); run again") -> None:
+        super().__init__(text)
 
 
 class _Child:
@@ -126,6 +179,7 @@ class _Child:
         read, self._send = os.pipe()
         self._receive, write = os.pipe()
         self._known: object = None
+        parent = os.getpid()
         with warnings.catch_warnings():
             # OpenBLAS has threads, and is ready for a fork.
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -136,6 +190,7 @@ class _Child:
                 # A pipe ends when nobody holds its other end.
                 for fd in (self._send, self._receive, *(fd for other in others for fd in (other._send, other._receive))):
                     os.close(fd)
+                _die_with(parent)
                 _serve(read, write)
                 code = 0
             finally:
@@ -144,13 +199,13 @@ class _Child:
         os.close(write)
 
     def call(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Raises what the task raises, and StorageError where the process is gone."""
+        """Raises what the task raises, and LostError where the process is gone."""
         try:
             _write(self._send, pickle.dumps((None if fn is self._known else fn, args, kwargs), pickle.HIGHEST_PROTOCOL))
             self._known = fn
             answer = _read(self._receive)
         except (OSError, EOFError):
-            raise StorageError("a worker process was lost (killed, or out of memory?); run again") from None
+            raise LostError from None
         result, error = pickle.loads(answer)
         if error is not None:
             raise error
@@ -159,15 +214,27 @@ class _Child:
     def end(self) -> None:
         os.close(self._send)
         os.close(self._receive)
-        os.waitpid(self._pid, 0)
+        # Whoever started this program may have told the system not to keep what became of its children.
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self._pid, 0)
+
+
+def _die_with(parent: int) -> None:
+    """Let the system end this process when the process `parent` ends: what is left of a task must not be written when the lock is free."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
 
 
 def _serve(read: int, write: int) -> None:
     """Run tasks until the pipe ends."""
-    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for signum in _LEFT_TO_PARENT:
         signal.signal(signum, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _LEFT_TO_PARENT)
     # This process is one worker: libraries that make as many threads as there are processors would have them stand in line.
-    os.environ["RAYON_NUM_THREADS"] = "1"
+    os.environ |= {"RAYON_NUM_THREADS": "1", "ZARR_CODEC_PIPELINE__MAX_WORKERS": "1"}
+    if (zarr := sys.modules.get("zarr")) is not None:
+        zarr.config.refresh()
     task: Any = None
     while True:
         try:

@@ -165,6 +165,7 @@ class Job:
         if self._processes is not None and not ordered and sum(array.bytes_in for array in arrays) >= WORTH_PROCESSES:
             plan = self._options.plan(arrays, self._processes)
             if plan.workers > 1:
+                self._processes.keep(plan.workers)
                 return plan
         self._processes = None
         return None

@@ -223,7 +223,7 @@ class PlainPair:
     def __init__(self, dtype: np.dtype[Any], factor: float, size: int) -> None:
         """factor: not negative, what elements that are not positive are multiplied by. size: elements of the largest piece."""
         self._factor = dtype.type(factor)
-        self._mask, self._wide = np.empty(size, np.bool_), np.empty(size, np.float64)
+        self._mask = np.empty(size, np.bool_)
         self._clear()
 
     def _clear(self) -> None:

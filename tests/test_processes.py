@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 
 import leakycli
 from leakycli import Options
-from leakycli.errors import StorageError
+from leakycli.errors import StorageError, storage_error
 from leakycli.executors import ForkedExecutor
 from leakycli.job import WORTH_PROCESSES
 
@@ -140,3 +141,59 @@ def test_many_small_files_with_one_that_is_broken(tmp_path: Path) -> None:
         y = np.load(tmp_path / "out" / f"{i:02}.npy")
         assert y.tobytes() == leakycli.leaky_relu(x + i).tobytes()
     assert len(os.listdir(tmp_path / "out")) == 98
+
+
+def test_a_process_that_stands_still_does_not_outlive_the_one_that_made_it(tmp_path: Path) -> None:
+    """What it has left to write must not come when the lock is another run's."""
+    np.save(tmp_path / "in.npy", np.ones(60_000_000, np.float32))
+    command = [*LEAKYCLI, "apply", "in.npy", "out.npy", "--workers", "2", "--quiet"]
+    with subprocess.Popen(command, cwd=tmp_path) as process:
+        wait_until(lambda: (tmp_path / "out.npy.partial").exists())
+        pids = [int(word) for word in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+        assert len(pids) == 2
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        process.kill()
+        wait_until(lambda: not any(map(running, pids)))
+
+
+def test_no_more_processes_than_memory_has_room_for(tmp_path: Path) -> None:
+    np.save(tmp_path / "in.npy", np.ones(30_000_000, np.float32))
+    command = [*LEAKYCLI, "apply", "in.npy", "out.npy", "--workers", "12", "--quiet", "--memory", "200M"]
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=60)
+    cost = told(tmp_path / "out.npy")["cost"]
+    assert cost["engine"] == "processes"
+    assert 2 <= cost["workers"] < 12
+    assert cost["memory_measured"] <= cost["memory_projected"] <= 200 << 20
+
+
+def test_a_lost_process_costs_a_batch_what_it_was_at(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    for i in range(400):
+        np.save(tmp_path / f"{i:03}.npy", np.ones(50_000, np.float32))
+    names = [f"{i:03}.npy" for i in range(400)]
+    command = [*LEAKYCLI, "apply", *names, "out/", "--workers", "2", "--quiet"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        wait_until(lambda: len(os.listdir(tmp_path / "out")) > 20)
+        os.kill(int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0]), signal.SIGKILL)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 6
+    *lines, last = err.splitlines()
+    # The files that were given to it together, and one line for each of them that names it.
+    assert 1 <= len(lines) <= 16
+    assert all("worker process was lost" in line and ".npy: " in line for line in lines)
+    assert last == f"leakycli: {len(lines)} of 400 sources failed; the results of the others are complete"
+
+
+def test_errors_come_through_a_pipe_as_they_were() -> None:
+    found = pickle.loads(pickle.dumps(storage_error(OSError(28, "No space left on device"), "a.npy", "cannot write")))
+    assert (type(found), str(found), found.errno) == (StorageError, "cannot write a.npy: No space left on device", 28)
+
+
+def test_a_program_whose_children_are_not_waited_for_succeeds_all_the_same(tmp_path: Path) -> None:
+    np.save(tmp_path / "in.npy", np.ones(30_000_000, np.float32))
+    command = [*LEAKYCLI, "apply", "in.npy", "out.npy", "--workers", "2", "--quiet"]
+    launcher = f"import os, signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN); os.execv({command[0]!r}, {command!r})"
+    done = subprocess.run([sys.executable, "-c", launcher], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert told(tmp_path / "out.npy")["cost"]["engine"] == "processes"

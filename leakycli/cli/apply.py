@@ -16,7 +16,7 @@ import click
 
 from leakycli import stopping
 from leakycli.cli import options as o
-from leakycli.errors import BatchError, LeakyError, UsageError, shown, visible
+from leakycli.errors import BatchError, LeakyError, StorageError, UsageError, shown, visible
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -159,19 +159,26 @@ def _processes(jobs: list[Job], options: Options) -> ForkedExecutor | None:
     from leakycli import machine
     from leakycli.executors import ForkedExecutor, can_fork
     from leakycli.job import WORTH_PROCESSES
-    from leakycli.publish import folder_wanted
+    from leakycli.plan import ALLOWANCE, DEFAULT_BOUND
     from leakycli.storage import is_regular
 
-    workers = options.workers or machine.cpus()
+    # As many as there is room for beside this one.
+    room = (options.memory or DEFAULT_BOUND) // (machine.resident() + ALLOWANCE)
+    workers = min(options.workers or machine.cpus(), room - 1)
     many = len(jobs) >= MANY and sum(map(_small, jobs)) >= MANY
     folders = [job for job in jobs if os.path.isdir(job.source)]
     large = [job for job in jobs if is_regular(job.source) and os.path.getsize(job.source) >= WORTH_PROCESSES]
     if workers < 2 or not can_fork() or not (folders or large or many):
         return None
-    if folders or any(folder_wanted(job.dest) for job in large):
+    names = [name.rstrip("/").lower() for job in jobs for name in (job.source, job.dest)]
+    if folders or (options.to or "").startswith("zarr") or any(name.endswith((".zarr", ".zarr.zip")) for name in names):
         # Here, so that not each of them loads it.
         importlib.import_module("leakycli.storage.zarr")
-    return ForkedExecutor(workers)
+    try:
+        return ForkedExecutor(workers)
+    except OSError:
+        # Too many processes, or too many files open: threads do it.
+        return None
 
 
 def _command(words: list[str]) -> tuple[str, ...]:
@@ -241,7 +248,10 @@ def _awaited(job: Job, begun: Begun, observe: events.Observer) -> Report:
     with stopping.guarded():
         while not wait([future], timeout=0.2).done:
             stopping.check()
-    report = future.result()[i]
+    try:
+        report = future.result()[i]
+    except StorageError as error:
+        raise StorageError(f"{shown(job.source)}: {error}") from None
     if isinstance(report, LeakyError):
         raise report
     observe(events.Started(job.source, report.cost.bytes_read))

@@ -50,7 +50,7 @@ def pipeline(document: ArrayDocument, files: bool) -> Pipeline:
     """The fastest pipeline that is right for an array. files: whether it is kept in plain files."""
     if hasattr(zarr.core.codec_pipeline, "FusedCodecPipeline"):
         path = "zarr.core.codec_pipeline.FusedCodecPipeline"
-        return Pipeline("zarr fused", {"codec_pipeline.path": path, "codec_pipeline.max_workers": 1})
+        return Pipeline("zarr fused", {"codec_pipeline.path": path})
     if files and _safe_for_zarrs(document) and importlib.util.find_spec("zarrs") is not None:
         return Pipeline(
             f"zarrs {importlib.metadata.version('zarrs')}",
