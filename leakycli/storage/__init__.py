@@ -9,9 +9,11 @@ import hashlib
 import os
 import stat
 
-from leakycli.errors import CorruptError, StorageError, UsageError, shown, storage_error
+from leakycli.errors import CorruptError, StorageError, UnsupportedError, UsageError, shown, storage_error
 from leakycli.storage.base import ArrayInfo, Begun, Chunking, Layout, Member, Reader, Source, Target, Usage, Writer
-from leakycli.storage.npy import NpySource, NpyStreamSource, NpyStreamTarget, NpyTarget, is_stream
+from leakycli.storage.npy import NpySource, NpyStreamSource, NpyStreamTarget, NpyTarget
+from leakycli.storage.npy import is_stream as _is_stream
+from leakycli.storage.remote import Remote, is_url, located, name_in, parse_options
 
 #: The formats that can be written, and the suffix that says each.
 FORMATS = {"npy": ".npy", "npz": ".npz", "zarr.zip": ".zarr.zip", "zarr": ".zarr"}
@@ -23,8 +25,13 @@ SUFFIXES = tuple(FORMATS.values())
 _ZARR_DOCUMENTS = ("zarr.json", ".zarray", ".zgroup")
 
 
-def open_source(path: str) -> Source:
-    """The source at `path`; "-" is standard input. Raises StorageError, CorruptError or UnsupportedError, each naming the path."""
+def open_source(path: str | Remote) -> Source:
+    """The source at `path`; "-" is standard input. Raises StorageError, CorruptError or UnsupportedError, each naming the path.
+
+    Behind a URL there is a `.npy` where it ends so, else a Zarr.
+    """
+    if isinstance(path, Remote):
+        return _open_remote(path)
     check_path(path)
     if is_stream(path):
         return NpyStreamSource(path)
@@ -50,8 +57,29 @@ def open_source(path: str) -> Source:
     return NpySource(path)
 
 
+def _open_remote(remote: Remote) -> Source:
+    name = name_in(remote.url).lower()
+    if name.endswith(".npy"):
+        return NpyStreamSource(remote)
+    if name.endswith((".npz", ".zip")):
+        raise UnsupportedError(f"{remote.where()}: an archive is not read from a URL; copy it here first")
+    from leakycli.storage.zarr import ZarrSource
+
+    return ZarrSource(remote)
+
+
+def is_stream(path: str) -> bool:
+    """Whether `path` can only be read from front to back: "-", a FIFO, a socket, a terminal, or a `.npy` behind a URL."""
+    return name_in(path).lower().endswith(".npy") if is_url(path) else _is_stream(path)
+
+
 def is_zarr(path: str) -> bool:
-    """Whether `path` is a Zarr array or group: a folder with its documents, an archive of one, or a node inside an archive."""
+    """Whether `path` is a Zarr array or group: a folder with its documents, an archive of one, or a node inside an archive.
+
+    A URL is not looked at, and is one if it is to be read as one.
+    """
+    if is_url(path):
+        return not is_stream(path)
     if os.path.isdir(path):
         return any(os.path.lexists(os.path.join(path, name)) for name in _ZARR_DOCUMENTS)
     archive = path
@@ -83,6 +111,8 @@ def check_path(path: str) -> None:
 def dest_format(dest: str, to: str | None = None) -> str:
     """The format of `dest`: what its suffix says, or `to` (by default "npy") for "-". Raises UsageError where they disagree."""
     check_path(dest)
+    if is_url(dest) and not dest.rstrip("/").lower().endswith(FORMATS["zarr"]):
+        raise UsageError(f"{shown(dest)}: only a Zarr store is written to a URL, and its name must end in {FORMATS['zarr']}")
     if dest == "-":
         if (to or "npy").startswith("zarr"):
             raise UsageError("a Zarr store is many files and cannot go to standard output; name a destination")
@@ -95,11 +125,15 @@ def dest_format(dest: str, to: str | None = None) -> str:
     raise UsageError(f"{shown(dest)}: a destination's suffix says its format; it must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
 
 
-def create_target(path: str, format: str, layout: Layout, begun: bool = False, flush: bool = False) -> Target:
+def create_target(path: str | Remote, format: str, layout: Layout, begun: bool = False, flush: bool = False) -> Target:
     """A target of that format that will be at `path` (a temporary name, whatever its suffix); "-" is standard output.
 
     begun: by an earlier run. flush: see `Target.ensure`.
     """
+    if isinstance(path, Remote):
+        from leakycli.storage.zarr import ZarrTarget
+
+        return ZarrTarget(path, layout, begun=begun)
     if path == "-" and os.isatty(1):
         raise UsageError("standard output is a terminal, where binary data is of no use; redirect it or name a file")
     if format == "npy":
@@ -140,11 +174,11 @@ def compresses(format: str, layout: Layout, source: Source, member: Member) -> b
     return Compressor.of(Compressor.parse(layout.compressor), source, member).compresses
 
 
-def fingerprint(path: str) -> str:
+def fingerprint(path: str | Remote) -> str:
     """A digest that tells what this is, whatever its name and times: of a file's size and 16 samples of 4 KiB spread over it (all of a
-    small one), or of all metadata documents of a Zarr folder."""
+    small one), or of all metadata documents of a Zarr folder or URL."""
     digest = hashlib.blake2b(digest_size=16)
-    if os.path.isdir(path):
+    if isinstance(path, Remote) or os.path.isdir(path):
         from leakycli.storage.zarr import ZarrSource
 
         source = ZarrSource(path)
@@ -179,6 +213,7 @@ __all__ = [
     "Layout",
     "Member",
     "Reader",
+    "Remote",
     "Source",
     "Target",
     "Usage",
@@ -190,6 +225,10 @@ __all__ = [
     "fingerprint",
     "is_regular",
     "is_stream",
+    "is_url",
     "is_zarr",
+    "located",
+    "name_in",
     "open_source",
+    "parse_options",
 ]
