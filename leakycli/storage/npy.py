@@ -24,7 +24,7 @@ from collections.abc import Callable
 from functools import partial
 from io import BytesIO
 from math import prod
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.lib import format as npy_format
@@ -34,6 +34,7 @@ from leakycli.errors import CorruptError, LeakyError, SourceChangedError, Unsupp
 from leakycli.regions import Span
 from leakycli.rule import Rule, refuse_unsupported
 from leakycli.storage.base import Array, ArrayInfo, Begun, FlatSource, Member, Source, sync_path
+from leakycli.storage.remote import Remote
 
 MAGIC = b"\x93NUMPY"
 
@@ -87,7 +88,7 @@ def read_header(read: Callable[[int], bytes], name: str, array: str = "") -> tup
         if len(field) < (2 if start[6] == 1 else 4) or len(header) < length:
             raise CorruptError("is cut off in its header")
         return _parse(header, start[6], array), start + field + header
-    except LeakyError as error:
+    except (CorruptError, UnsupportedError) as error:
         raise type(error)(f"{name}: {error}") from None
 
 

@@ -229,6 +229,10 @@ class Remote:
         base = self.path("").rstrip("/")
         return path[len(base) :].strip("/") if path.startswith(f"{base}/") or path == base else None
 
+    def stream(self) -> RemoteStream:
+        """What is at the URL, from front to back. Raises StorageError."""
+        return RemoteStream(self)
+
     def occupied(self) -> bool:
         """Whether there is anything at the URL, or under it."""
         for page in self.walk(""):
@@ -314,6 +318,77 @@ class Remote:
 
     def close(self) -> None:
         """Its connections are fsspec's to close, when nothing refers to it any more."""
+
+
+#: Bytes that a stream asks for at once, where it has to ask.
+_STREAM_PART = 4 << 20
+
+
+class RemoteStream:
+    """The bytes behind a URL, in order. A server that is asked for a file gives all of it as it is read; a store is asked for its parts.
+
+    A connection that fails is made again, from where the bytes ended.
+    """
+
+    def __init__(self, remote: Remote) -> None:
+        self.name = remote.where()
+        self._remote, self._at, self._rest = remote, 0, memoryview(b"")
+        self._response: Any = None
+        self._size: int | None = None
+        try:
+            if remote.listed:
+                self._size = remote.size("")
+            self._rest = self._more()
+        except FileNotFoundError:
+            raise StorageError(f"cannot read {self.name}: there is no such object") from None
+
+    def readinto(self, view: memoryview) -> int:
+        if not self._rest:
+            self._rest = self._more()
+        count = min(len(view), len(self._rest))
+        view[:count], self._rest = self._rest[:count], self._rest[count:]
+        return count
+
+    def _more(self) -> memoryview:
+        data: bytes = self._remote.run(self._remote.persist(self._part if self._remote.listed else self._body, "", "cannot read"))
+        self._at += len(data)
+        return memoryview(data)
+
+    async def _part(self) -> bytes:
+        end = self._at + _STREAM_PART if self._size is None else min(self._at + _STREAM_PART, self._size)
+        if end <= self._at:
+            return b""
+        data: bytes = await self._remote.fs._cat_file(self._remote.path(""), start=self._at, end=end)
+        return data
+
+    async def _body(self) -> bytes:
+        fs, skip = self._remote.fs, 0
+        try:
+            if self._response is None:
+                session = await fs.set_session()
+                headers = {**fs.kwargs.get("headers", {}), "Accept-Encoding": "identity"} | ({"Range": f"bytes={self._at}-"} if self._at else {})
+                response = await session.get(fs.encode_url(self._remote.path("")), **{**fs.kwargs, "headers": headers})
+                if response.status == 416 and self._at:
+                    return b""
+                fs._raise_not_found_for_status(response, self.name)
+                self._response, skip = response, self._at if response.status == 200 else 0
+            content = self._response.content
+            while skip:
+                # It does not know ranges, and begins anew.
+                skip -= len(await content.readexactly(min(skip, _STREAM_PART)))
+            data: bytes = await content.read(_STREAM_PART)
+            return data
+        except BaseException:
+            self._close()
+            raise
+
+    def _close(self) -> None:
+        if self._response is not None:
+            self._response.close()
+            self._response = None
+
+    def close(self) -> None:
+        self._remote.fs.loop.call_soon_threadsafe(self._close)
 
 
 def _texts(value: Any) -> Iterator[str]:
