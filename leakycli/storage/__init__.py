@@ -10,7 +10,7 @@ import os
 import stat
 
 from leakycli.errors import CorruptError, StorageError, UnsupportedError, UsageError, shown, storage_error
-from leakycli.storage.base import ArrayInfo, Begun, Chunking, Layout, Member, Reader, Source, Target, Usage, Writer
+from leakycli.storage.base import METADATA, ArrayInfo, Begun, Chunking, Layout, Member, Reader, Source, Target, Usage, Writer
 from leakycli.storage.npy import NpySource, NpyStreamSource, NpyStreamTarget, NpyTarget
 from leakycli.storage.npy import is_stream as _is_stream
 from leakycli.storage.remote import Remote, is_url, located, name_in, parse_options
@@ -22,7 +22,7 @@ FORMATS = {"npy": ".npy", "npz": ".npz", "zarr.zip": ".zarr.zip", "zarr": ".zarr
 SUFFIXES = tuple(FORMATS.values())
 
 #: What a folder has that is a Zarr array or group.
-_ZARR_DOCUMENTS = ("zarr.json", ".zarray", ".zgroup")
+DOCUMENTS = ("zarr.json", ".zarray", ".zgroup")
 
 
 def open_source(path: str | Remote) -> Source:
@@ -41,7 +41,7 @@ def open_source(path: str | Remote) -> Source:
         return ZarrSource(path)
     if os.path.isdir(path):
         if path.rstrip("/").lower().endswith(".zarr"):
-            raise CorruptError(f"{shown(path)}: is no Zarr array or group: it has no {', '.join(_ZARR_DOCUMENTS)}")
+            raise CorruptError(f"{shown(path)}: is no Zarr array or group: it has no {', '.join(DOCUMENTS)}")
         raise StorageError(f"{shown(path)}: is a folder and no Zarr array or group; give --recursive for the arrays in it")
     try:
         with open(path, "rb") as file:
@@ -81,7 +81,7 @@ def is_zarr(path: str) -> bool:
     if is_url(path):
         return not is_stream(path)
     if os.path.isdir(path):
-        return any(os.path.lexists(os.path.join(path, name)) for name in _ZARR_DOCUMENTS)
+        return any(os.path.lexists(os.path.join(path, name)) for name in DOCUMENTS)
     archive = path
     while archive and not os.path.lexists(archive):
         archive = archive.rpartition("/")[0]
@@ -96,7 +96,7 @@ def is_zarr(path: str) -> bool:
         import zipfile
 
         with zipfile.ZipFile(archive) as opened:
-            return not set(_ZARR_DOCUMENTS).isdisjoint(opened.namelist())
+            return not set(DOCUMENTS).isdisjoint(opened.namelist())
     # A hostile directory trips zipfile in several ways; whoever opens it says so.
     except Exception:
         return False
@@ -196,6 +196,17 @@ def fingerprint(path: str | Remote) -> str:
     return digest.hexdigest()
 
 
+def read(path: str | Remote) -> bytes | None:
+    """All of a file, or of what is behind a URL; None where there is nothing. Raises OSError."""
+    if isinstance(path, Remote):
+        return path.read("")
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+
+
 def is_regular(path: str) -> bool:
     """Whether `path` is a regular file (a link to one counts)."""
     try:
@@ -205,7 +216,9 @@ def is_regular(path: str) -> bool:
 
 
 __all__ = [
+    "DOCUMENTS",
     "FORMATS",
+    "METADATA",
     "SUFFIXES",
     "ArrayInfo",
     "Begun",
@@ -231,4 +244,5 @@ __all__ = [
     "name_in",
     "open_source",
     "parse_options",
+    "read",
 ]

@@ -13,6 +13,7 @@ import json
 import random
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -135,6 +136,13 @@ class Remote:
         """Whether it can tell what is under a key; a web server cannot."""
         return self.scheme not in ("http", "https")
 
+    @property
+    def endpoint(self) -> str:
+        """Which server it is, where a URL does not say."""
+        if not hasattr(self.fs, "_s3"):
+            return ""
+        return str(self.run(self.persist(self.fs.set_session, "", "cannot open")).meta.endpoint_url)
+
     def where(self, key: str = "") -> str:
         """How to call what is under `key` in a message."""
         return shown(self._under(key))
@@ -169,7 +177,18 @@ class Remote:
 
     def write(self, key: str, data: bytes) -> None:
         """Raises StorageError."""
-        self.run(self.persist(lambda: self.fs._pipe_file(self.path(key), data), key, "cannot write"))
+        self.write_all({key: data})
+
+    def write_all(self, texts: Mapping[str, bytes]) -> None:
+        """Write several, at once and in no order."""
+
+        async def every() -> None:
+            await asyncio.gather(*(self.persist(partial(self._put, key, data), key, "cannot write") for key, data in texts.items()))
+
+        self.run(every())
+
+    async def _put(self, key: str, data: bytes) -> None:
+        await self.fs._pipe_file(self.path(key), data)
 
     def size(self, key: str) -> int | None:
         """Bytes under `key`, None where that is not told. Raises FileNotFoundError, StorageError."""

@@ -14,12 +14,12 @@ from zarr.core.buffer import Buffer, default_buffer_prototype
 
 from leakycli.errors import CorruptError, LeakyError, SourceChangedError, UnsupportedError, shown
 from leakycli.regions import Box, Grid, Presence
-from leakycli.storage.base import Array, ArrayInfo, Chunking, Member, Source, Usage
+from leakycli.storage.base import METADATA, Array, ArrayInfo, Chunking, Member, Source, Usage
 from leakycli.storage.remote import Remote
 from leakycli.storage.zarr import engine, metadata
 from leakycli.storage.zarr.metadata import ArrayDocument
 from leakycli.storage.zarr.soundness import Inspector
-from leakycli.storage.zarr.store import METADATA, Watched
+from leakycli.storage.zarr.store import Watched
 from leakycli.storage.zarr.tree import DOCUMENTS, Entry, Tree, ZipTree, opened
 
 #: Largest metadata document read, in bytes.

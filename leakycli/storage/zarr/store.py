@@ -9,10 +9,8 @@ from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import FsspecStore, WrapperStore
 
+from leakycli.storage.base import METADATA
 from leakycli.storage.remote import Remote
-
-#: Names of metadata documents, in the order in which those of a node are written: none makes a node of what is not complete.
-METADATA = (".zattrs", ".zmetadata", ".zarray", ".zgroup", "zarr.json")
 
 
 def is_document(key: str) -> bool:

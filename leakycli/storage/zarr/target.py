@@ -24,13 +24,12 @@ from leakycli.errors import LeakyError, LossError, UnsupportedError, UsageError,
 from leakycli.kernel import NanError, transform
 from leakycli.regions import Box, Grid, Index
 from leakycli.rule import Rule
-from leakycli.storage.base import Array, ArrayInfo, Begun, Chunking, Layout, Member, Source, sync_path
+from leakycli.storage.base import METADATA, Array, ArrayInfo, Begun, Chunking, Layout, Member, Source, sync_path
 from leakycli.storage.remote import Remote
 from leakycli.storage.zarr import engine, metadata
 from leakycli.storage.zarr.metadata import ArrayDocument
 from leakycli.storage.zarr.place import FolderPlace, Place, UrlPlace
 from leakycli.storage.zarr.source import ZarrSource
-from leakycli.storage.zarr.store import METADATA
 from leakycli.storage.zip import pack
 
 #: Bytes of a chunk of a new array, about.
