@@ -32,7 +32,7 @@ from leakycli.onepass import sample_stride, scratch_bytes
 from leakycli.options import Options, place
 from leakycli.pipeline import ArrayResult, run
 from leakycli.plan import ArrayPlan, GridPlan, Plan
-from leakycli.publish import KEPT, FilePublication, Publication, check_distinct, no_space, remove, resolve
+from leakycli.publish import FilePublication, Publication, check_distinct, no_space, remove, resolve
 from leakycli.regions import Box, Presence, Span
 from leakycli.report.model import ArrayReport, Cost, Distribution, Endpoint, Report, Statistics, plain
 from leakycli.route import array_plan, copy_array, fitting_reader, fitting_writer, result_info
@@ -176,7 +176,9 @@ class Job:
 
                     scratch += comparing_bytes(rule)
             arrays.append(
-                array_plan(member.key, (array, result), self._ordered(member, result), scratch, self._stored(member), REQUESTS * self._remote)
+                array_plan(
+                    member.key, (array, result), self._ordered(member, result), scratch, self._stored(member), REQUESTS * self._remote
+                )
             )
         return self._plan_with_processes(tuple(arrays)) or self._options.plan(tuple(arrays), remote=self._remote)
 
@@ -484,7 +486,12 @@ class Job:
         from leakycli.comparison import compare_sources
 
         with contextlib.closing(storage.open_source(partial)) as found:
-            comparison = compare_sources((self._source_path, self._source), (partial if isinstance(partial, str) else self._dest_path, found), self._options, run_plan=self.plan)
+            comparison = compare_sources(
+                (self._source_path, self._source),
+                (partial if isinstance(partial, str) else self._dest_path, found),
+                self._options,
+                run_plan=self.plan,
+            )
         if not comparison.equal:
             raise DifferenceError(f"{comparison.message()}; nothing was published")
 

@@ -14,7 +14,6 @@ from leakycli.plan import ArrayPlan, Plan, plan_run
 from leakycli.rule import Rule
 from leakycli.storage import ArrayInfo, Layout, Member
 
-
 #: Workers for what is behind a URL, where memory allows; each has several requests in flight.
 REMOTE_WORKERS = 8
 
@@ -109,7 +108,7 @@ class Options:
         return chosen
 
     def plan(self, arrays: tuple[ArrayPlan[Any], ...], processes: ForkedExecutor | None = None, remote: bool = False) -> Plan:
-        """The plan for `arrays` on this machine, now. processes: to be used instead of threads. remote: workers wait more than they work."""
+        """The plan for `arrays` on this machine, now. processes: to be used instead of threads. remote: workers wait a lot."""
         if self.workers is not None and self.workers < 1:
             raise UsageError(f"workers must be at least 1, not {self.workers}")
         workers = self.workers or max(machine.cpus(), REMOTE_WORKERS * remote)

@@ -76,6 +76,10 @@ class Publication(ABC):
         return KEPT
 
     @abstractmethod
+    def touched(self) -> tuple[str, ...]:
+        """Every path, or URL, that the run writes or removes."""
+
+    @abstractmethod
     def finished(self, past: Past | None) -> bool:
         """Whether there is something under the destination's name that no unfinished run, of which `past` tells, put there."""
 
@@ -132,8 +136,9 @@ class Publication(ABC):
             raise storage_error(error, self.dest, "cannot write") from None
         return self
 
+    @abstractmethod
     def _prepare(self) -> None:
-        """Make the folder that the journal is in."""
+        """Make the folder that the journal is in, where that is to be made."""
 
     def _load(self, durable: bool) -> Past | None:
         """What the journal tells, which is open from now on. durable: what it tells of is there after any crash."""
@@ -230,7 +235,6 @@ class FilePublication(Publication):
         check_destination(dest, overwrite or resume, parents)
 
     def touched(self) -> tuple[str, ...]:
-        """Every path that the run writes or removes."""
         companions = (path for pair in self._companions for path in pair)
         return self.dest, self.partial, self._folder, self.spool, self._journal, self._replaced, *companions
 

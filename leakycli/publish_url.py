@@ -35,7 +35,6 @@ class UrlPublication(Publication):
             self._refuse_occupied(os.path.lexists(self._journal))
 
     def touched(self) -> tuple[str, ...]:
-        """Every URL and path that the run writes or removes."""
         return self.partial.url, self.spool, self._journal
 
     @property

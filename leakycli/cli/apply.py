@@ -183,24 +183,22 @@ def _processes(jobs: list[Job], options: Options) -> ForkedExecutor | None:
 _HARMLESS = {"anon", "endpoint_url", "max_concurrency", "profile", "region", "requester_pays", "use_ssl"}
 
 
-def without_secrets(words: list[str]) -> Iterator[str]:
-    """The words of a command, without the values of storage options that may be secrets."""
-    option = "--storage-option"
-    before = ""
+def _without_secrets(words: list[str]) -> Iterator[str]:
+    """The words of a command, without the values that may be secrets of storage options and in URLs."""
+    before, option = "", "--storage-option"
     for word in words:
-        begin = "" if before == option else f"{option}="
-        name, equals, _ = word.removeprefix(begin).partition("=")
-        # click takes beginnings of an option's name, too.
-        if (before == option or word.startswith(begin)) and name not in _HARMLESS:
-            yield f"{begin}{name if equals else ''}=***"
-        else:
-            yield word
+        given = word if before == option else word.removeprefix(f"{option}=")
+        name, equals, _ = given.partition("=")
+        if (before == option or given != word) and name not in _HARMLESS:
+            # A word without a "=" may be a secret as a whole.
+            word = f"{word[: len(word) - len(given)]}{name if equals else ''}=***"
+        yield redacted(word)
         before = word
 
 
 def _command(words: list[str]) -> tuple[str, ...]:
     """What was typed, for the report; each of a batch holds it, so that of a long list of sources the middle is left out."""
-    words = [redacted(word) for word in without_secrets(words)]
+    words = list(_without_secrets(words))
     left_out = len(words) - 64
     if left_out > 1:
         words = [*words[:32], f"({left_out} more)", *words[-32:]]

@@ -225,15 +225,9 @@ class Remote:
         if hasattr(self.fs, "_list_pages"):
             # S3, page by page: all at once would be some kilobytes for each object.
             bucket, prefix, _ = self.fs.split_path(path)
-            more: dict[str, str] = {}
+            within, more = {"Bucket": bucket, "Prefix": f"{prefix}/" if prefix else "", **self.fs.req_kw}, {}
             while True:
-                page = await self.persist(
-                    lambda: self.fs._call_s3(
-                        "list_objects_v2", Bucket=bucket, Prefix=f"{prefix}/" if prefix else "", **more, **self.fs.req_kw
-                    ),
-                    key,
-                    "cannot list",
-                )
+                page = await self.persist(partial(self.fs._call_s3, "list_objects_v2", **within, **more), key, "cannot list")
                 found = [(self._key(f"{bucket}/{each['Key']}"), each["Size"]) for each in page.get("Contents", ())]
                 yield [(name, size) for name, size in found if name is not None]
                 if not page.get("IsTruncated"):
@@ -385,7 +379,9 @@ class RemoteStream:
         try:
             if self._response is None:
                 session = await fs.set_session()
-                headers = {**fs.kwargs.get("headers", {}), "Accept-Encoding": "identity"} | ({"Range": f"bytes={self._at}-"} if self._at else {})
+                headers = {**fs.kwargs.get("headers", {}), "Accept-Encoding": "identity"} | (
+                    {"Range": f"bytes={self._at}-"} if self._at else {}
+                )
                 response = await session.get(fs.encode_url(self._remote.path("")), **{**fs.kwargs, "headers": headers})
                 if response.status == 416 and self._at:
                     return b""

@@ -1,6 +1,7 @@
 """Writing Zarr: what mirrors a Zarr source is made from its metadata documents, all else by zarr's own defaults.
 
-Chunks go to a folder, or under a URL. A `.zarr.zip` is that folder packed as the last step: stored, in the order that zarr reads best, documents first.
+Chunks go to a folder, or under a URL. A `.zarr.zip` is a folder packed as the last step: stored, in the order that zarr reads best,
+documents first.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What a Zarr hierarchy is kept in: a folder, a zip archive, or what is behind a URL. Keys are relative to its root, with "/" between their parts."""
+"""What a Zarr hierarchy is kept in: a folder, a zip archive, or what is behind a URL.
+
+Keys are relative to its root, with "/" between their parts.
+"""
 
 from __future__ import annotations
 
