@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from leakycli import events, machine, stopping, storage
 from leakycli._version import __version__
@@ -38,6 +38,9 @@ from leakycli.report.model import ArrayReport, Cost, Distribution, Endpoint, Rep
 from leakycli.route import array_plan, copy_array, fitting_reader, fitting_writer, result_info
 from leakycli.rule import Losses, Rule
 from leakycli.storage import ArrayInfo, Begun, Member, Reader, Source, Target, Writer
+
+if TYPE_CHECKING:
+    from leakycli.storage.remote import Remote
 
 #: What requests take beside a region, as a multiple of its bytes in and out: bodies as they come in and go out, and copies of those.
 REQUESTS = 1.0
@@ -79,7 +82,7 @@ class Job:
             self._stack.close()
             raise
 
-    def _located(self, path: str) -> str | storage.Remote:
+    def _located(self, path: str) -> str | Remote:
         return storage.located(path, self._options.storage_options)
 
     def __enter__(self) -> Job:
@@ -275,7 +278,7 @@ class Job:
 
     def _written(self, past: Past | None, stack: contextlib.ExitStack, observe: events.Observer) -> tuple[dict[str, ArrayResult], int]:
         """Write all of the destination, or what is missing; returns the results of what was transformed and the destination's bytes."""
-        path: str | storage.Remote = self._publication.partial if self._publication is not None else "-"
+        path: str | Remote = self._publication.partial if self._publication is not None else "-"
         target = storage.create_target(path, self._format, self._options.layout, past is not None, self._options.fsync)
         stack.enter_context(contextlib.closing(target))
         if self._publication is not None:
@@ -482,7 +485,7 @@ class Job:
                     "nothing was written (--strict)"
                 )
 
-    def _verify(self, partial: str | storage.Remote) -> None:
+    def _verify(self, partial: str | Remote) -> None:
         from leakycli.comparison import compare_sources
 
         with contextlib.closing(storage.open_source(partial)) as found:

@@ -24,12 +24,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from functools import cache
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from leakycli.errors import LeakyError, SourceChangedError, StorageError, UsageError, shown, storage_error
 from leakycli.journal import Journal, Past
-from leakycli.storage import Remote, is_url, is_zarr
+from leakycli.storage import is_url, is_zarr
 from leakycli.storage.base import sync_path
+
+if TYPE_CHECKING:
+    from leakycli.storage.remote import Remote
 
 #: linux/fs.h and sys/stdio.h (macOS)
 _RENAME_NOREPLACE = 1

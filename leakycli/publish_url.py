@@ -17,7 +17,8 @@ from typing import Any
 from leakycli.errors import UsageError, redacted, shown, storage_error
 from leakycli.journal import Past
 from leakycli.publish import Publication, check_space, remove
-from leakycli.storage import DOCUMENTS, METADATA, Remote, is_url, name_in
+from leakycli.storage import DOCUMENTS, METADATA, is_url, name_in
+from leakycli.storage.remote import Remote
 
 
 class UrlPublication(Publication):

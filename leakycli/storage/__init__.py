@@ -8,12 +8,17 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from leakycli.errors import CorruptError, StorageError, UnsupportedError, UsageError, shown, storage_error
 from leakycli.storage.base import METADATA, ArrayInfo, Begun, Chunking, Layout, Member, Reader, Source, Target, Usage, Writer
 from leakycli.storage.npy import NpySource, NpyStreamSource, NpyStreamTarget, NpyTarget
 from leakycli.storage.npy import is_stream as _is_stream
-from leakycli.storage.remote import Remote, is_url, located, name_in, parse_options
+from leakycli.storage.urls import is_url, name_in, parse_options
+
+if TYPE_CHECKING:
+    from leakycli.storage.remote import Remote
 
 #: The formats that can be written, and the suffix that says each.
 FORMATS = {"npy": ".npy", "npz": ".npz", "zarr.zip": ".zarr.zip", "zarr": ".zarr"}
@@ -25,12 +30,21 @@ SUFFIXES = tuple(FORMATS.values())
 DOCUMENTS = ("zarr.json", ".zarray", ".zgroup")
 
 
+def located(path: str, options: Mapping[str, Any]) -> str | Remote:
+    """What is at `path`: itself, or what is behind a URL."""
+    if not is_url(path):
+        return path
+    from leakycli.storage.remote import Remote
+
+    return Remote(path, options)
+
+
 def open_source(path: str | Remote) -> Source:
     """The source at `path`; "-" is standard input. Raises StorageError, CorruptError or UnsupportedError, each naming the path.
 
     Behind a URL there is a `.npy` where it ends so, else a Zarr.
     """
-    if isinstance(path, Remote):
+    if not isinstance(path, str):
         return _open_remote(path)
     check_path(path)
     if is_stream(path):
@@ -130,7 +144,7 @@ def create_target(path: str | Remote, format: str, layout: Layout, begun: bool =
 
     begun: by an earlier run. flush: see `Target.ensure`.
     """
-    if isinstance(path, Remote):
+    if not isinstance(path, str):
         from leakycli.storage.zarr import ZarrTarget
 
         return ZarrTarget(path, layout, begun=begun)
@@ -178,7 +192,7 @@ def fingerprint(path: str | Remote) -> str:
     """A digest that tells what this is, whatever its name and times: of a file's size and 16 samples of 4 KiB spread over it (all of a
     small one), or of all metadata documents of a Zarr folder or URL."""
     digest = hashlib.blake2b(digest_size=16)
-    if isinstance(path, Remote) or os.path.isdir(path):
+    if not isinstance(path, str) or os.path.isdir(path):
         from leakycli.storage.zarr import ZarrSource
 
         source = ZarrSource(path)
@@ -198,7 +212,7 @@ def fingerprint(path: str | Remote) -> str:
 
 def read(path: str | Remote) -> bytes | None:
     """All of a file, or of what is behind a URL; None where there is nothing. Raises OSError."""
-    if isinstance(path, Remote):
+    if not isinstance(path, str):
         return path.read("")
     try:
         with open(path, "rb") as file:
@@ -226,7 +240,6 @@ __all__ = [
     "Layout",
     "Member",
     "Reader",
-    "Remote",
     "Source",
     "Target",
     "Usage",

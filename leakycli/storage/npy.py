@@ -24,7 +24,7 @@ from collections.abc import Callable
 from functools import partial
 from io import BytesIO
 from math import prod
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.lib import format as npy_format
@@ -34,7 +34,9 @@ from leakycli.errors import CorruptError, LeakyError, SourceChangedError, Unsupp
 from leakycli.regions import Span
 from leakycli.rule import Rule, refuse_unsupported
 from leakycli.storage.base import Array, ArrayInfo, Begun, FlatSource, Member, Source, sync_path
-from leakycli.storage.remote import Remote
+
+if TYPE_CHECKING:
+    from leakycli.storage.remote import Remote
 
 MAGIC = b"\x93NUMPY"
 
@@ -326,7 +328,7 @@ class NpyStreamSource(FlatSource):
     warnings = ()
 
     def __init__(self, path: str | Remote) -> None:
-        self._stream: Stream = path.stream() if isinstance(path, Remote) else PipeStream(path)
+        self._stream: Stream = PipeStream(path) if isinstance(path, str) else path.stream()
         try:
             info, _ = read_header(partial(_exactly, self._stream), self._stream.name)
         except BaseException:

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import random
-import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, TypeVar
@@ -19,6 +17,7 @@ from urllib.parse import urlsplit
 
 from leakycli import stopping
 from leakycli.errors import LeakyError, StorageError, UsageError, redacted, shown
+from leakycli.storage.urls import is_url
 
 T = TypeVar("T")
 
@@ -29,13 +28,8 @@ FIRST_WAIT = 0.2
 #: Seconds between two looks at whether the run is to stop.
 _LOOK = 0.25
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-
 #: What to install, by the scheme of a URL.
 _EXTRAS = {"s3": "leakycli[s3]", "s3a": "leakycli[s3]", "http": "leakycli[http]", "https": "leakycli[http]"}
-
-#: Options of a file system that are text whatever they look like; JSON otherwise.
-_TEXTS = {"key", "secret", "token", "username", "password"}
 
 #: HTTP statuses, S3 error codes and classes of errors of a server or a connection that may be well again a moment later.
 _PASSING_STATUS = {408, 425, 429, 500, 502, 503, 504}
@@ -53,35 +47,6 @@ _PASSING_CLASSES = {
 _NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "TokenRetrievalError", "ProfileNotFound"}
 _BAD_CREDENTIALS = {"AuthorizationHeaderMalformed", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch", "401"}
 _DENIED = {"AccessDenied", "AllAccessDisabled", "AccountProblem", "403"}
-
-
-def is_url(path: str) -> bool:
-    """Whether `path` is a URL, as in "s3://bucket/key"."""
-    return _URL.match(path) is not None
-
-
-def located(path: str, options: Mapping[str, Any]) -> str | Remote:
-    """What is at `path`: itself, or what is behind a URL."""
-    return Remote(path, options) if is_url(path) else path
-
-
-def name_in(url: str) -> str:
-    """The last name in the path of a URL, without its query."""
-    return url.partition("?")[0].rstrip("/").rpartition("/")[2]
-
-
-def parse_options(pairs: tuple[str, ...]) -> dict[str, Any]:
-    """The options of a file system in "KEY=VALUE"s; values are JSON where they can be. Raises UsageError, which tells no value."""
-    options: dict[str, Any] = {}
-    for pair in pairs:
-        name, equals, value = pair.partition("=")
-        if not name or not equals:
-            raise UsageError("a storage option is written KEY=VALUE (--storage-option)")
-        options[name] = value
-        if name not in _TEXTS:
-            with contextlib.suppress(ValueError):
-                options[name] = json.loads(value)
-    return options
 
 
 class Remote:
@@ -225,7 +190,7 @@ class Remote:
         if hasattr(self.fs, "_list_pages"):
             # S3, page by page: all at once would be some kilobytes for each object.
             bucket, prefix, _ = self.fs.split_path(path)
-            within, more = {"Bucket": bucket, "Prefix": f"{prefix}/" if prefix else "", **self.fs.req_kw}, {}
+            within, more = {"Bucket": bucket, "Prefix": f"{prefix}/" if prefix else "", **self.fs.req_kw}, dict[str, str]()
             while True:
                 page = await self.persist(partial(self.fs._call_s3, "list_objects_v2", **within, **more), key, "cannot list")
                 found = [(self._key(f"{bucket}/{each['Key']}"), each["Size"]) for each in page.get("Contents", ())]

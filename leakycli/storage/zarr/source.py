@@ -213,10 +213,10 @@ class ZarrReader:
         self._tree, self._key, self._document, self._stored = tree, key, document, stored
         self._grid = Grid(document.shape, document.unit)
         try:
-            self._inspector = Inspector(document)
             # Plain files are looked at before: not all who read those ask the store for them.
             self._store = tree.store() if tree.files else Watched(tree.store(), self._look)
             self._array, self.pipeline = engine.open_array(self._store, key, document, tree.files)
+            self._inspector = Inspector(document)
         except Exception as error:
             raise self._unopened(error) from None
         self._prototype = default_buffer_prototype()
