@@ -58,6 +58,15 @@ def s3_server() -> Iterator[str]:
         process.wait()
 
 
+class Server(ThreadingHTTPServer):
+    """Says nothing of clients that go away."""
+
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        pass
+
+
 class Proxy:
     """Passes requests on to `endpoint`, but for those that `choose` names a fault for."""
 
@@ -84,7 +93,7 @@ class Proxy:
                     self.answer(int(fault), {"Content-Type": "application/xml"}, b"" if self.command == "HEAD" else text)
                     return
                 if fault == "slow":
-                    time.sleep(0.3)
+                    time.sleep(0.1)
                 with contextlib.closing(http.client.HTTPConnection(host, timeout=60)) as connection:
                     headers = {name: value for name, value in self.headers.items() if name.lower() not in ("connection", "expect")}
                     connection.request(self.command, self.path, body, headers)
@@ -116,8 +125,7 @@ class Proxy:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = Server(("127.0.0.1", 0), Handler)
         self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
@@ -146,8 +154,7 @@ def web_server(folder: Path) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.daemon_threads = True
+    with Server(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
             yield f"http://127.0.0.1:{server.server_port}"
