@@ -52,9 +52,18 @@ def bucket(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request
     monkeypatch.chdir(tmp_path)
     for name, value in (environment(server) | {"XDG_STATE_HOME": str(tmp_path / "state"), "S3_SERVER_OF_TESTS": server}).items():
         monkeypatch.setenv(name, value)
+    ask(server, monkeypatch)
     name = f"bucket-{abs(hash(request.node.name)):x}"
     s3().create_bucket(Bucket=name)
     return name
+
+
+def ask(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have S3 asked for there, and by nobody who has asked elsewhere."""
+    import s3fs
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 @cache
@@ -145,7 +154,7 @@ def test_what_passes_is_tried_again(bucket: str, server: str, tmp_path: Path, mo
     source = upload(hierarchy(tmp_path / "a.zarr"), bucket, "a.zarr")
     leakycli.apply("a.zarr", "expected.zarr")
     with Proxy(server, some(0.1, fault)) as proxy:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        ask(proxy.endpoint, monkeypatch)
         leakycli.apply(source, f"s3://{bucket}/b.zarr")
         assert proxy.disturbed > 5
     found = {key.removeprefix("b.zarr/"): data for key, data in objects(bucket, "b.zarr/").items()}
@@ -185,8 +194,8 @@ def test_what_does_not_pass_is_one_line_that_names_bucket_and_key(
     cases = (("503", "busy or unavailable (503"), ("reset", "the connection failed"), ("403", "the credentials were not accepted"))
     for fault, text in cases:
         with Proxy(server, lambda method, path, fault=fault: fault if "c/3/0" in path else None) as proxy:  # type: ignore[misc]
-            monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
-            error = said(lambda: leakycli.apply(source, "b.zarr"))
+            ask(proxy.endpoint, monkeypatch)
+            error = said(partial(leakycli.apply, source, f"{fault}.zarr"))
             assert isinstance(error, StorageError), fault
             assert f"cannot read s3://{bucket}/a.zarr/deep/x/c/3/0: " in str(error)
             assert text in str(error)
@@ -198,11 +207,12 @@ def test_what_does_not_pass_is_one_line_that_names_bucket_and_key(
             assert str(tmp_path / "state") in str(error)
         # None of them has become a hierarchy.
         assert not [key for key in objects(bucket, f"{fault}.zarr/") if key.endswith("zarr.json")]
-        monkeypatch.setenv("AWS_ENDPOINT_URL", server)
+        ask(server, monkeypatch)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+    ask(server, monkeypatch)
     assert "no credentials were found" in str(said(lambda: leakycli.apply(source, "b.zarr")))
 
 
@@ -250,7 +260,7 @@ def test_a_run_that_was_ended_is_gone_on_from(
         return None
 
     with Proxy(server, slow) as proxy:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        ask(proxy.endpoint, monkeypatch)
         code = (
             "from leakycli import journal, plan; journal.EVERY = 0; plan.REGION_BYTES = plan.UNIT_BYTES = 2400; "
             "from leakycli.cli import main; main()"
@@ -285,7 +295,7 @@ def test_a_group_becomes_one_last_of_all(bucket: str, server: str, tmp_path: Pat
     hierarchy(tmp_path / "a.zarr", 2)
     written: list[str] = []
     with Proxy(server, lambda method, path: written.append(path.partition("?")[0]) if method == "PUT" else None) as proxy:  # type: ignore[func-returns-value]
-        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        ask(proxy.endpoint, monkeypatch)
         leakycli.apply("a.zarr", f"s3://{bucket}/b.zarr")
     documents = [path for path in written if path.rpartition("/")[2].startswith(".z")]
     assert written[-len(documents) - 1 : -1] == documents

@@ -88,7 +88,8 @@ class Remote:
             # Proxies and the like are the environment's to say.
             waits = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=30)
             options["client_kwargs"] = {"trust_env": True, "timeout": waits, **options.get("client_kwargs", {})}
-        fs = kind(**options, use_listings_cache=False, skip_instance_cache=True)
+        # The same for the same options, as fsspec keeps them: a client of S3 takes a while to make.
+        fs = kind(**options, use_listings_cache=False)
         if getattr(fs, "retries", None):
             fs.retries = 1
         return fs if fs.async_impl else AsyncFileSystemWrapper(fs, asynchronous=False)
