@@ -280,7 +280,7 @@ def test_a_run_that_was_ended_is_gone_on_from(
         assert (str(journal) in stderr) == (signum == signal.SIGTERM)
         assert "an unfinished run left" in str(said(lambda: leakycli.apply("a.zarr", dest, options)))
         written: list[str] = []
-        proxy.choose = lambda method, path: written.append(path) if method == "PUT" else None  # type: ignore[func-returns-value]
+        proxy.choose = lambda method, path: written.append(path) if method == "PUT" else None
         report = leakycli.apply("a.zarr", dest, Options(resume=True, verify=True, chunks=options.chunks))
         assert report.resumed
         # The documents come last, and after them the report.
@@ -294,7 +294,7 @@ def test_a_run_that_was_ended_is_gone_on_from(
 def test_a_group_becomes_one_last_of_all(bucket: str, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hierarchy(tmp_path / "a.zarr", 2)
     written: list[str] = []
-    with Proxy(server, lambda method, path: written.append(path.partition("?")[0]) if method == "PUT" else None) as proxy:  # type: ignore[func-returns-value]
+    with Proxy(server, lambda method, path: written.append(path.partition("?")[0]) if method == "PUT" else None) as proxy:
         ask(proxy.endpoint, monkeypatch)
         leakycli.apply("a.zarr", f"s3://{bucket}/b.zarr")
     documents = [path for path in written if path.rpartition("/")[2].startswith(".z")]
