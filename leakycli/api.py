@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -61,9 +62,9 @@ class SourceInfo:
     usage: dict[str, Usage]
 
 
-def info(source: str) -> SourceInfo:
-    """What is at `source`. No elements are read; the chunks of a Zarr are listed."""
-    with contextlib.closing(storage.open_source(source)) as opened:
+def info(source: str, storage_options: Mapping[str, Any] | None = None) -> SourceInfo:
+    """What is at `source`. No elements are read; the chunks of a Zarr are listed. storage_options: see `Options`."""
+    with contextlib.closing(storage.open_source(storage.located(source, storage_options or {}))) as opened:
         usage = {member.key: found for member in opened.members if (found := opened.usage(member)) is not None}
         size = opened.identity().get("bytes")
         if size is None and opened.format == "zarr":
@@ -74,7 +75,7 @@ def info(source: str) -> SourceInfo:
 def verify(source: str, dest: str, options: Options | None = None, observe: events.Observer = events.ignore) -> Comparison:
     """Compute the leaky ReLU of `source` again and compare `dest` with it bit for bit, in streams.
 
-    Of `options`, alpha, dtype, nan, only, skip, workers and memory count.
+    Of `options`, alpha, dtype, nan, only, skip, workers, memory and storage_options count.
     """
     from leakycli.comparison import compare_sources
 
@@ -83,21 +84,21 @@ def verify(source: str, dest: str, options: Options | None = None, observe: even
         if storage.is_stream(path):
             raise UsageError(f"{shown(path)}: verify compares files; a stream cannot be read twice")
     with (
-        contextlib.closing(storage.open_source(source)) as opened,
-        contextlib.closing(storage.open_source(dest)) as found,
+        contextlib.closing(storage.open_source(storage.located(source, options.storage_options))) as opened,
+        contextlib.closing(storage.open_source(storage.located(dest, options.storage_options))) as found,
     ):
         return compare_sources((source, opened), (dest, found), options, observe)
 
 
-def recorded_parameters(dest: str) -> dict[str, Any] | None:
+def recorded_parameters(dest: str, storage_options: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
     """The parameters that the report beside `dest` gives for it; None without a report, or where it is of another file."""
     try:
-        with open(f"{dest}.report.json", encoding="utf-8") as file:
-            report = json.load(file)
+        at, report_at = (storage.located(path, storage_options or {}) for path in (dest, f"{dest}.report.json"))
+        report = json.loads(storage.read(report_at) or b"")
         identity, given = report["destination"]["identity"], report["parameters"]
         known = type(given["alpha"]) in (int, float) and math.isfinite(given["alpha"])
         known = known and given["dtype"] in (None, *OUTPUTS) and type(given["nan"]) in (int, type(None))
-        if known and identity == {"sampled_blake2b": storage.fingerprint(dest)}:
+        if known and identity == {"sampled_blake2b": storage.fingerprint(at)}:
             patterns = {name: tuple(map(str, given[name])) for name in ("only", "skip")}
             return {name: given[name] for name in ("alpha", "dtype", "nan")} | patterns
     except (OSError, ValueError, TypeError, KeyError, RecursionError):

@@ -7,6 +7,7 @@ line: what is wrong, where, and what to do. Anything else that escapes is a defe
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from itertools import islice
 from typing import Any
@@ -72,8 +73,19 @@ class BatchError(LeakyError):
 _LONGEST_SHOWN = 500
 
 
+#: The user and password in a URL; what comes after its "?", as a signature does.
+_USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/\s]*@")
+_QUERY = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[^\s?'\"]*\?)[^\s'\"]+")
+
+
+def redacted(text: str) -> str:
+    """`text` without what may be secret in the URLs in it."""
+    return _QUERY.sub(r"\1***", _USER.sub(r"\1***@", text)) if "://" in text else text
+
+
 def visible(text: str) -> str:
-    """`text` as it can be printed: control characters, surrogates and other unprintables as escapes."""
+    """`text` as it can be printed: control characters, surrogates and other unprintables as escapes, and no secrets of URLs."""
+    text = redacted(text)
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from leakycli import events, machine, stopping, storage
 from leakycli._version import __version__
@@ -22,6 +22,7 @@ from leakycli.errors import (
     StorageError,
     UsageError,
     listed,
+    redacted,
     shown,
     storage_error,
 )
@@ -31,18 +32,24 @@ from leakycli.onepass import sample_stride, scratch_bytes
 from leakycli.options import Options, place
 from leakycli.pipeline import ArrayResult, run
 from leakycli.plan import ArrayPlan, GridPlan, Plan
-from leakycli.publish import Publication, check_distinct, check_space, no_space, remove, resolve
+from leakycli.publish import FilePublication, Publication, check_distinct, no_space, remove, resolve
 from leakycli.regions import Box, Presence, Span
 from leakycli.report.model import ArrayReport, Cost, Distribution, Endpoint, Report, Statistics, plain
 from leakycli.route import array_plan, copy_array, fitting_reader, fitting_writer, result_info
 from leakycli.rule import Losses, Rule
 from leakycli.storage import ArrayInfo, Begun, Member, Reader, Source, Target, Writer
 
-#: What is said when what is done stays.
-KEPT = "what is done is kept: go on from there with --resume"
+if TYPE_CHECKING:
+    from leakycli.storage.remote import Remote
+
+#: What requests take beside a region, as a multiple of its bytes in and out: bodies as they come in and go out, and copies of those.
+REQUESTS = 1.0
 
 #: Bytes of input from which on the work of one source is shared among processes.
 WORTH_PROCESSES = 16 << 20
+
+#: What is near the beginning of each report.
+OURS = b'"tool": "leakycli"'
 
 #: Suffixes that `Options.reports` may have.
 REPORT_SUFFIXES = (".json",)
@@ -61,18 +68,22 @@ class Job:
         self._worked_bytes = 0
         self._processes = processes
         self._publication: Publication | None = None
+        self._remote = any(map(storage.is_url, (source, dest)))
         self._stack = contextlib.ExitStack()
         try:
             storage.check_path(source)
             self._format = storage.dest_format(dest, options.to)
             storage.check_layout(self._format, options.layout)
             self._check_paths()
-            self._source: Source = self._stack.enter_context(contextlib.closing(storage.open_source(source)))
+            self._source: Source = self._stack.enter_context(contextlib.closing(storage.open_source(self._located(source))))
             self._members = self._chosen_members()
             self.plan = self._planned()
         except BaseException:
             self._stack.close()
             raise
+
+    def _located(self, path: str) -> str | Remote:
+        return storage.located(path, self._options.storage_options)
 
     def __enter__(self) -> Job:
         return self
@@ -94,12 +105,20 @@ class Job:
             if given and storage.is_stream(self._source_path):
                 raise UsageError(f"{name} reads the source again, which a stream ({shown(self._source_path)}) does not allow")
         if not self._stream_out:
-            self._publication = Publication(resolve(self._dest_path), options.overwrite, options.parents, options.resume, options.fsync)
+            self._publication = self._publication_of(self._dest_path)
         for report in self._report_paths():
             self._check_report(report)
         touched = self._publication.touched() if self._publication else ("-",)
         reports = [path for report in self._report_paths() for path in (report, self._temporary(report))]
         check_distinct(self._source_path, (*touched, *reports))
+
+    def _publication_of(self, dest: str) -> Publication:
+        options = self._options
+        if storage.is_url(dest):
+            from leakycli.publish_url import UrlPublication
+
+            return UrlPublication(dest, options.storage_options, options.resume, options.fsync)
+        return FilePublication(resolve(dest), options.overwrite, options.parents, options.resume, options.fsync)
 
     def _report_paths(self) -> tuple[str, ...]:
         """Where reports go: beside the destination, and where asked for; each once, however it was written."""
@@ -109,6 +128,13 @@ class Job:
 
     def _check_report(self, path: str) -> None:
         """Refuse to replace what is no report of ours."""
+        if storage.is_url(path):
+            if not storage.is_url(self._dest_path):
+                raise UsageError(f"{shown(path)}: a report goes to a URL only where the destination does (--report)")
+            text = storage.read(self._located(path))
+            if text is not None and OURS not in text[:200]:
+                raise UsageError(f"{shown(path)}: exists and is no report of leakycli; give --report another path, or --report none")
+            return
         if not os.path.lexists(path):
             folder = os.path.dirname(path) or "."
             made = self._options.parents and folder == os.path.dirname(self._dest_path)
@@ -119,7 +145,7 @@ class Job:
         if storage.is_regular(path):
             try:
                 with open(path, "rb") as file:
-                    ours = b'"tool": "leakycli"' in file.read(200)
+                    ours = OURS in file.read(200)
             except OSError as error:
                 raise storage_error(error, path, "cannot read") from None
         if not ours:
@@ -152,17 +178,21 @@ class Job:
                     from leakycli.comparison import comparing_bytes
 
                     scratch += comparing_bytes(rule)
-            arrays.append(array_plan(member.key, (array, result), self._ordered(member, result), scratch, self._stored(member)))
-        return self._plan_with_processes(tuple(arrays)) or self._options.plan(tuple(arrays))
+            arrays.append(
+                array_plan(
+                    member.key, (array, result), self._ordered(member, result), scratch, self._stored(member), REQUESTS * self._remote
+                )
+            )
+        return self._plan_with_processes(tuple(arrays)) or self._options.plan(tuple(arrays), remote=self._remote)
 
     def _plan_with_processes(self, arrays: tuple[ArrayPlan[Any], ...]) -> Plan | None:
         """A plan whose workers are processes; None where those are no gain, or do not fit into memory.
 
         They are none for what goes in order: its bytes would have to go through pipes, and its compressors are long calls that threads
-        run side by side.
+        run side by side. Nor for what is behind a URL: the thread that makes requests does not survive a fork.
         """
         ordered = any(array.ordered_in or array.ordered_out for array in arrays)
-        if self._processes is not None and not ordered and sum(array.bytes_in for array in arrays) >= WORTH_PROCESSES:
+        if self._processes is not None and not ordered and not self._remote and sum(array.bytes_in for array in arrays) >= WORTH_PROCESSES:
             plan = self._options.plan(arrays, self._processes)
             if plan.workers > 1:
                 self._processes.keep(plan.workers)
@@ -204,7 +234,7 @@ class Job:
             raise self._mendable(error) from None
         except BaseException as error:
             if self._publication is not None and self._publication.kept and not isinstance(error, LeakyError):
-                error.add_note(KEPT)
+                error.add_note(self._publication.kept_text)
             raise
 
     def _mendable(self, error: StorageError) -> StorageError:
@@ -212,9 +242,9 @@ class Job:
         text = str(error)
         if self._publication is not None and error.errno in (errno.ENOSPC, errno.EDQUOT):
             left = 1 - self._worked_bytes / self.plan.bytes_in if self.plan.bytes_in else 1
-            text += f"; {no_space(self._publication.dest, int(self._space(everything=True) * left))}"
+            text += f"; {no_space(self._publication.dest, int(sum(self._space(everything=True)) * left))}"
         if self._publication is not None and self._publication.kept:
-            text += f"; {KEPT}"
+            text += f"; {self._publication.kept_text}"
         return type(error)(text)
 
     def _worked(self, observe: events.Observer) -> Report:
@@ -230,7 +260,8 @@ class Job:
                 if (report := self._finished_before(past)) is not None:
                     observe(events.Finished(self._source_path))
                     return report
-                check_space(self._publication.dest, int(self._space() * (1 - (past.share if past else 0))))
+                left = 1 - (past.share if past else 0)
+                self._publication.check_space(*(int(part * left) for part in self._space()))
             if past is not None and past.published is not None and self._publication is not None and self._publication.published(past):
                 results, written = self._kept_results(past), past.published["bytes"]
                 self._target_warnings = tuple(past.published["warnings"])
@@ -248,7 +279,7 @@ class Job:
 
     def _written(self, past: Past | None, stack: contextlib.ExitStack, observe: events.Observer) -> tuple[dict[str, ArrayResult], int]:
         """Write all of the destination, or what is missing; returns the results of what was transformed and the destination's bytes."""
-        path = self._publication.partial if self._publication is not None else "-"
+        path: str | Remote = self._publication.partial if self._publication is not None else "-"
         target = storage.create_target(path, self._format, self._options.layout, past is not None, self._options.fsync)
         stack.enter_context(contextlib.closing(target))
         if self._publication is not None:
@@ -286,33 +317,31 @@ class Job:
         Raises UsageError where it is something else and must not be replaced.
         """
         assert self._publication is not None
-        dest = self._publication.dest
-        if not self._options.resume or not os.path.lexists(dest) or self._publication.published(past):
+        if not self._options.resume or not self._publication.finished(past):
             return None
         try:
-            with open(f"{self._dest_path}.report.json", encoding="utf-8") as file:
-                report = Report.from_dict(json.load(file))
+            report = Report.from_dict(json.loads(storage.read(self._located(f"{self._dest_path}.report.json")) or b""))
             same = report.source.identity == plain(self._source.opened) and report.parameters == plain(self._options.parameters())
-            if same and report.destination.identity == {"sampled_blake2b": storage.fingerprint(dest)}:
+            if same and report.destination.identity == {"sampled_blake2b": storage.fingerprint(self._located(self._dest_path))}:
                 return report
         except (OSError, ValueError, TypeError, KeyError, RecursionError):
             pass
-        if not self._options.overwrite:
+        if not self._options.overwrite or storage.is_url(self._dest_path):
             raise UsageError(
                 f"{shown(self._dest_path)}: exists, and no report says that it is what this run gives; give --overwrite to replace it"
             )
         return None
 
-    def _space(self, everything: bool = False) -> int:
-        """Bytes that the result, and what is spooled on the way, will take; what will be compressed is left out, or counted whole."""
-        space = 0
+    def _space(self, everything: bool = False) -> tuple[int, int]:
+        """Bytes of the result, and of what is spooled on the way; what will be compressed is left out, or counted whole."""
+        space = spooled = 0
         for array in self.plan.arrays:
             chunking = self._results[array.name].chunking
             if everything or (not array.ordered_out and (chunking is None or chunking.codecs == "none")):
                 space += array.bytes_out
             if isinstance(array, GridPlan) and array.spool:
-                space += array.bytes_in if array.ordered_in else array.bytes_out
-        return space
+                spooled += array.bytes_in if array.ordered_in else array.bytes_out
+        return space, spooled
 
     def _transform(self, target: Target, past: Past | None, observe: events.Observer) -> dict[str, ArrayResult]:
         """Write every member in turn; returns the results of those that are transformed, by key."""
@@ -457,18 +486,23 @@ class Job:
                     "nothing was written (--strict)"
                 )
 
-    def _verify(self, partial: str) -> None:
+    def _verify(self, partial: str | Remote) -> None:
         from leakycli.comparison import compare_sources
 
         with contextlib.closing(storage.open_source(partial)) as found:
-            comparison = compare_sources((self._source_path, self._source), (partial, found), self._options, run_plan=self.plan)
+            comparison = compare_sources(
+                (self._source_path, self._source),
+                (partial if isinstance(partial, str) else self._dest_path, found),
+                self._options,
+                run_plan=self.plan,
+            )
         if not comparison.equal:
             raise DifferenceError(f"{comparison.message()}; nothing was published")
 
     def _temporary(self, report: str) -> str:
         """Where a report is written first. Only the one beside the destination is guarded by its lock; others are told by the process."""
         own = self._publication is not None and report == f"{self._dest_path}.report.json"
-        return f"{report}.partial" if own else f"{report}.{os.getpid()}.partial"
+        return self._publication.temporary(report) if own and self._publication else f"{report}.{os.getpid()}.partial"
 
     def _publish(self, report: Report, stack: contextlib.ExitStack) -> None:
         text = report.to_json()
@@ -520,8 +554,8 @@ class Job:
             version=__version__,
             command=self._options.command,
             parameters=self._options.parameters(),
-            source=Endpoint(self._source_path, self._source.format, read, identity or None),
-            destination=Endpoint(self._dest_path, self._format, written, fingerprint),
+            source=Endpoint(redacted(self._source_path), self._source.format, read, identity or None),
+            destination=Endpoint(redacted(self._dest_path), self._format, written, fingerprint),
             arrays=arrays,
             cost=cost,
             resumed=resumed,

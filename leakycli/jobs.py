@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from leakycli.errors import StorageError, UsageError, shown, storage_error
 from leakycli.publish import written_beside
-from leakycli.storage import FORMATS, SUFFIXES, is_stream, is_zarr
+from leakycli.storage import FORMATS, SUFFIXES, is_stream, is_url, is_zarr, name_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,8 @@ def resolve_jobs(sources: Iterable[str], dest: str, recursive: bool = False, int
     folder = not store and (into_folder or dest.endswith("/") or os.path.isdir(dest) or len(sources) > 1)
     copies_tree = recursive and any(os.path.isdir(source) and not is_zarr(source) for source in sources)
     there = os.path.lexists(dest.rstrip("/") or "/")
-    if (folder or copies_tree) and not os.path.isdir(dest) and (there or not copies_tree or len(sources) > 1):
+    # A URL has no folders that would have to be there.
+    if not is_url(dest) and (folder or copies_tree) and not os.path.isdir(dest) and (there or not copies_tree or len(sources) > 1):
         if there:
             raise UsageError(f"{shown(dest)}: is no folder, and several results need one")
         raise StorageError(f"{shown(dest)}: this folder does not exist; create it first")
@@ -50,13 +51,17 @@ def resolve_jobs(sources: Iterable[str], dest: str, recursive: bool = False, int
         if os.path.isdir(source) and not is_zarr(source) and not source.rstrip("/").lower().endswith(".zarr"):
             jobs += _tree(source, dest, recursive, to)
         elif folder or copies_tree:
-            if is_stream(source):
+            if is_stream(source) and not is_url(source):
                 raise UsageError(f"{shown(source)}: a stream has no name to go by in a folder; name the destination file")
-            jobs.append(Job(source, _renamed(os.path.join(dest, os.path.basename(source.rstrip("/"))), to, is_zarr(source))))
+            jobs.append(Job(source, _renamed(os.path.join(dest, _name(source)), to, is_zarr(source))))
         else:
             jobs.append(Job(source, dest))
     _refuse_collisions(jobs)
     return jobs
+
+
+def _name(source: str) -> str:
+    return name_in(source) if is_url(source) else os.path.basename(source.rstrip("/"))
 
 
 def _tree(source: str, dest: str, recursive: bool, to: str | None) -> Iterator[Job]:

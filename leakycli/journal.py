@@ -64,9 +64,9 @@ class Past:
 class Journal:
     """The journal in the open file `fd`, for appending."""
 
-    def __init__(self, fd: int, flush: bool) -> None:
-        """flush: to disk, each line, and the data before it."""
-        self._fd, self._flush = fd, flush
+    def __init__(self, fd: int, flush: bool, durable: bool = False) -> None:
+        """flush: to disk, each line, and the data before it. durable: the data outlive a crash of the system as they are."""
+        self._fd, self._flush, self._durable = fd, flush, durable
         self._every = EVERY_FLUSHED if flush else EVERY
         self._last = time.monotonic()
         self._begin: Record | None = None
@@ -107,7 +107,7 @@ class Journal:
         self._before = before
         if anew:
             self.clear()
-            place = {"host": os.uname().nodename, "boot": boot_id(), "flushed": self._flush}
+            place = {"host": os.uname().nodename, "boot": boot_id(), "flushed": self._flush or self._durable}
             self._begin = {"begin": {"format": FORMAT, "fingerprint": fingerprint, "total": total, **place}}
 
     def clear(self) -> None:

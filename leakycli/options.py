@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -12,6 +13,9 @@ from leakycli.executors import ForkedExecutor
 from leakycli.plan import ArrayPlan, Plan, plan_run
 from leakycli.rule import Rule
 from leakycli.storage import ArrayInfo, Layout, Member
+
+#: Workers for what is behind a URL, where memory allows; each has several requests in flight.
+REMOTE_WORKERS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,7 @@ class Options:
     provenance: an attribute of each transformed Zarr array says what was done.
     resume: go on from what an earlier run left, and take a result that is complete as done.
     fsync: flush to disk before anything relies on it, so that a crash of the system loses nothing that was told.
+    storage_options: of the file systems behind URLs, as fsspec has them; they may hold credentials, and are not recorded.
     reports: paths of further reports; "none" among them leaves out the one beside the destination.
     command: what to record as the command.
     """
@@ -57,6 +62,7 @@ class Options:
     resume: bool = False
     fsync: bool = False
     reports: tuple[str, ...] = ()
+    storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     command: tuple[str, ...] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -104,11 +110,11 @@ class Options:
                 raise member.reserved
         return chosen
 
-    def plan(self, arrays: tuple[ArrayPlan[Any], ...], processes: ForkedExecutor | None = None) -> Plan:
-        """The plan for `arrays` on this machine, now. processes: to be used instead of threads."""
+    def plan(self, arrays: tuple[ArrayPlan[Any], ...], processes: ForkedExecutor | None = None, remote: bool = False) -> Plan:
+        """The plan for `arrays` on this machine, now. processes: to be used instead of threads. remote: workers wait a lot."""
         if self.workers is not None and self.workers < 1:
             raise UsageError(f"workers must be at least 1, not {self.workers}")
-        workers = self.workers or machine.cpus()
+        workers = self.workers or max(machine.cpus(), REMOTE_WORKERS * remote)
         process = 0
         if processes is not None:
             workers, process = min(workers, processes.size), processes.resident()

@@ -20,15 +20,19 @@ import os
 import signal
 import stat
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from functools import cache
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from leakycli.errors import LeakyError, SourceChangedError, StorageError, UsageError, shown, storage_error
 from leakycli.journal import Journal, Past
-from leakycli.storage import is_zarr
+from leakycli.storage import is_url, is_zarr
 from leakycli.storage.base import sync_path
+
+if TYPE_CHECKING:
+    from leakycli.storage.remote import Remote
 
 #: linux/fs.h and sys/stdio.h (macOS)
 _RENAME_NOREPLACE = 1
@@ -41,42 +45,79 @@ _AT_FDCWD = -100
 _NO_SUCH_RENAME = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
 
 
-class Publication:
+#: What is said when what is done stays.
+KEPT = "what is done is kept: go on from there with --resume"
+
+
+class Publication(ABC):
     """The one run that may work on a destination, from its lock to the moment the destination becomes real.
 
-    Used as a context manager: entering takes the lock; leaving removes all that was written beside the destination, but after a failure
-    that a later run can mend. Then `kept` is true.
+    Used as a context manager: entering takes the lock; leaving removes all that was written, but after a failure that a later run can
+    mend. Then `kept` is true.
     """
 
-    def __init__(self, dest: str, overwrite: bool = False, parents: bool = False, resume: bool = False, flush: bool = False) -> None:
-        """dest: a path that is no link (see `resolve`). parents: its folder is made if need be. resume: what an earlier run left is kept.
+    #: What the result is written to, under a name that is not its own, or without what makes it one.
+    partial: str | Remote
 
-        flush: to disk, before anything relies on it. Raises UsageError or StorageError where the destination may not be written.
+    def __init__(self, dest: str, beside: str, resume: bool, flush: bool) -> None:
+        """dest: how it is called. beside: how the names of journal and spool begin. resume: what an earlier run left is kept.
+
+        flush: to disk, before anything relies on it.
         """
         self.dest = dest
-        self.partial = dest + ".partial"
-        self.spool = dest + ".partial.spool"
-        self._folder = dest + ".partial.folder"
-        self._journal = dest + ".partial.journal"
-        self._replaced = dest + ".replaced"
-        self._overwrite, self._parents, self._resume, self._flush = overwrite, parents, resume, flush
+        self.spool = f"{beside}.spool"
+        self._journal = f"{beside}.journal"
+        self._resume, self._flush = resume, flush
         self._lock = -1
         self.past: Past | None = None
         self.kept = False
         self._companions: list[tuple[str, str]] = []
-        check_destination(dest, overwrite or resume, parents)
 
+    @property
+    def kept_text(self) -> str:
+        """What is said when what is done stays."""
+        return KEPT
+
+    @abstractmethod
     def touched(self) -> tuple[str, ...]:
-        """Every path that the run writes or removes."""
-        return (
-            self.dest,
-            self.partial,
-            self._folder,
-            self.spool,
-            self._journal,
-            self._replaced,
-            *(path for pair in self._companions for path in pair),
-        )
+        """Every path, or URL, that the run writes or removes."""
+
+    @abstractmethod
+    def finished(self, past: Past | None) -> bool:
+        """Whether there is something under the destination's name that no unfinished run, of which `past` tells, put there."""
+
+    @abstractmethod
+    def published(self, past: Past | None) -> bool:
+        """Whether the destination is the result of that earlier run, which did not come to tell its journal so."""
+
+    @property
+    @abstractmethod
+    def result(self) -> str | Remote:
+        """Where the result is, now that it is complete."""
+
+    @abstractmethod
+    def check_space(self, result: int, spooled: int) -> None:
+        """Raise StorageError where there is no room for that many bytes, as far as that can be known."""
+
+    @abstractmethod
+    def temporary(self, report: str) -> str:
+        """Where the destination's own `report` is written first."""
+
+    @abstractmethod
+    def _take_over(self, ours: bool) -> None:
+        """Look at what an earlier run left; the lock says that it is nobody's. ours: it has left a journal, so that it was one of these."""
+
+    @abstractmethod
+    def _clean(self, done: bool) -> None:
+        """Remove what was written on the way to the result, and what of it is there unless it is done."""
+
+    @abstractmethod
+    def _identity(self) -> Any:
+        """What the journal tells of the complete result just before it becomes real."""
+
+    @abstractmethod
+    def _publish(self) -> None:
+        """Make the destination real."""
 
     def companion(self, temporary: str, final: str) -> None:
         """The file `temporary` is to be published as `final` right after the destination, as the report is, or to be removed."""
@@ -84,13 +125,11 @@ class Publication:
 
     def __enter__(self) -> Publication:
         try:
-            if self._parents:
-                os.makedirs(os.path.dirname(self.dest) or ".", exist_ok=True)
+            self._prepare()
             ours = os.path.lexists(self._journal)
             self._lock = self._take_lock()
             try:
                 self._take_over(ours)
-                self._mend()
             except BaseException:
                 self._let_go(remove_journal=not ours)
                 raise
@@ -100,13 +139,117 @@ class Publication:
             raise storage_error(error, self.dest, "cannot write") from None
         return self
 
-    def _take_over(self, ours: bool) -> None:
-        """Look at what an earlier run left; the lock says that it is nobody's. ours: it has left a journal, so that it was one of these."""
-        self.journal = Journal(self._lock, self._flush)
+    @abstractmethod
+    def _prepare(self) -> None:
+        """Make the folder that the journal is in, where that is to be made."""
+
+    def _load(self, durable: bool) -> Past | None:
+        """What the journal tells, which is open from now on. durable: what it tells of is there after any crash."""
+        self.journal = Journal(self._lock, self._flush, durable)
         try:
-            past = self.journal.load()
+            return self.journal.load()
         except ValueError:
             raise UsageError(f"{shown(self._journal)}: is in the way, and no journal of leakycli; remove it") from None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with _undisturbed():
+            if error is not None and _mendable(error):
+                with contextlib.suppress(OSError):
+                    # What waits to be written is left out where the disk is full; what was written before counts.
+                    self.journal.write()
+                with contextlib.suppress(OSError):
+                    self.kept = os.fstat(self._lock).st_size > 0
+            remove_journal = not self.kept
+            if not self.kept:
+                try:
+                    self._clean(done=error is None)
+                except LeakyError:
+                    # Who comes next can tell by it that this was ours.
+                    remove_journal = False
+            for temporary, _ in self._companions:
+                remove(temporary)
+            self._let_go(remove_journal)
+
+    def _let_go(self, remove_journal: bool) -> None:
+        if remove_journal:
+            remove(self._journal)
+        # Last: whoever waits for the lock must find nothing of this run.
+        os.close(self._lock)
+
+    def publish(self, told: dict[str, Any]) -> None:
+        """Make the destination real, then its companions. Signals wait until both are. told: what the journal is to tell of it."""
+        with _undisturbed():
+            if self.published(self.past):
+                self._publish_companions()
+                return
+            self.journal.publishing({"file": self._identity(), **told})
+            self._publish()
+            self._publish_companions()
+
+    def _publish_companions(self) -> None:
+        for temporary, final in self._companions:
+            try:
+                self._move(temporary, final)
+            except OSError as error:
+                raise storage_error(error, final, f"{shown(self.dest)} is done, but cannot write") from None
+
+    def _move(self, temporary: str, final: str) -> None:
+        os.replace(temporary, final)
+
+    def flush_folder(self, path: str | None = None) -> None:
+        """Flush to disk, where that was asked for, what names there are beside the destination (or `path`)."""
+        if self._flush:
+            sync_path(os.path.dirname(path or self._journal) or ".")
+
+    def _take_lock(self) -> int:
+        while True:
+            fd = os.open(self._journal, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # The run that held it may have removed it between the two calls: then this is a lock on nothing.
+                if os.path.samestat(os.fstat(fd), os.stat(self._journal)):
+                    return fd
+            except FileNotFoundError:
+                pass
+            except BlockingIOError:
+                os.close(fd)
+                raise UsageError(f"{shown(self.dest)}: another run is writing it; wait for it or choose another name") from None
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)
+
+
+class FilePublication(Publication):
+    """On a file system: a name of its own until it is complete, then the destination's."""
+
+    partial: str
+
+    def __init__(self, dest: str, overwrite: bool = False, parents: bool = False, resume: bool = False, flush: bool = False) -> None:
+        """dest: a path that is no link (see `resolve`). parents: its folder is made if need be.
+
+        Raises UsageError or StorageError where the destination may not be written.
+        """
+        super().__init__(dest, f"{dest}.partial", resume, flush)
+        self.partial = dest + ".partial"
+        self._folder = dest + ".partial.folder"
+        self._replaced = dest + ".replaced"
+        self._overwrite, self._parents = overwrite, parents
+        check_destination(dest, overwrite or resume, parents)
+
+    def touched(self) -> tuple[str, ...]:
+        companions = (path for pair in self._companions for path in pair)
+        return self.dest, self.partial, self._folder, self.spool, self._journal, self._replaced, *companions
+
+    def finished(self, past: Past | None) -> bool:
+        return os.path.lexists(self.dest) and not self.published(past)
+
+    def _prepare(self) -> None:
+        if self._parents:
+            os.makedirs(os.path.dirname(self.dest) or ".", exist_ok=True)
+
+    def _take_over(self, ours: bool) -> None:
+        past = self._load(durable=False)
         if self.published(past):
             # Half removed, perhaps, and so not to be known for what it is.
             remove(self._replaced)
@@ -121,13 +264,12 @@ class Publication:
             )
         if past is not None and self._resume and past.counts and (left or self.published(past)):
             self.past = past
-            return
-        for path in (self.partial, self._folder, self.spool):
-            remove(path)
-        self.journal.clear()
+        else:
+            self._clean(done=False)
+            self.journal.clear()
+        self._mend()
 
     def published(self, past: Past | None) -> bool:
-        """Whether the destination is the result of that earlier run, which did not come to tell its journal so."""
         if past is None or past.published is None:
             return False
         try:
@@ -136,41 +278,22 @@ class Publication:
             return False
         return bool(_identity(found) == past.published["file"])
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        with _undisturbed():
-            if error is not None and _mendable(error):
-                with contextlib.suppress(OSError):
-                    # What waits to be written is left out where the disk is full; what was written before counts.
-                    self.journal.write()
-                with contextlib.suppress(OSError):
-                    self.kept = os.fstat(self._lock).st_size > 0
-            if not self.kept:
-                for path in (self.partial, self._folder, self.spool):
-                    remove(path)
-            for temporary, _ in self._companions:
-                remove(temporary)
-            self._let_go(remove_journal=not self.kept)
-
-    def _let_go(self, remove_journal: bool) -> None:
-        if remove_journal:
-            remove(self._journal)
-        # Last: whoever waits for the lock must find nothing of this run.
-        os.close(self._lock)
+    def _clean(self, done: bool) -> None:
+        for path in (self.partial, self._folder, self.spool):
+            remove(path)
 
     @property
     def result(self) -> str:
-        """Where the result is, now that it is complete."""
         return self.dest if self.published(self.past) else self.partial
 
-    def publish(self, told: dict[str, Any]) -> None:
-        """Make the destination real, then its companions. Signals wait until both are. told: what the journal is to tell of it."""
-        with _undisturbed():
-            if self.published(self.past):
-                self._publish_companions()
-                return
-            self.journal.publishing({"file": _identity(os.lstat(self.partial)), **told})
-            self._publish()
-            self._publish_companions()
+    def check_space(self, result: int, spooled: int) -> None:
+        check_space(self.dest, result + spooled)
+
+    def temporary(self, report: str) -> str:
+        return f"{report}.partial"
+
+    def _identity(self) -> Any:
+        return _identity(os.lstat(self.partial))
 
     def _publish(self) -> None:
         try:
@@ -188,20 +311,11 @@ class Publication:
             ) from None
         except OSError as error:
             raise storage_error(error, self.dest, "cannot publish") from None
-        self.flush_folder(self.dest)
+        self.flush_folder()
 
-    def _publish_companions(self) -> None:
-        for temporary, final in self._companions:
-            try:
-                os.replace(temporary, final)
-            except OSError as error:
-                raise storage_error(error, final, f"{shown(self.dest)} is done, but cannot write") from None
-            self.flush_folder(final)
-
-    def flush_folder(self, path: str | None = None) -> None:
-        """Flush to disk, where that was asked for, what names there are beside the destination (or `path`)."""
-        if self._flush:
-            sync_path(os.path.dirname(path or self.dest) or ".")
+    def _move(self, temporary: str, final: str) -> None:
+        super()._move(temporary, final)
+        self.flush_folder(final)
 
     def _replace_folder(self) -> None:
         """Put the new folder in the place of the old one, where there is one. At every moment one of the two is whole."""
@@ -224,24 +338,6 @@ class Publication:
                 remove(self._replaced)
             else:
                 os.rename(self._replaced, self.dest)
-
-    def _take_lock(self) -> int:
-        while True:
-            fd = os.open(self._journal, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # The run that held it may have removed it between the two calls: then this is a lock on nothing.
-                if os.path.samestat(os.fstat(fd), os.stat(self._journal)):
-                    return fd
-            except FileNotFoundError:
-                pass
-            except BlockingIOError:
-                os.close(fd)
-                raise UsageError(f"{shown(self.dest)}: another run is writing it; wait for it or choose another name") from None
-            except BaseException:
-                os.close(fd)
-                raise
-            os.close(fd)
 
 
 def _identity(found: os.stat_result) -> list[int]:
@@ -308,6 +404,12 @@ def check_distinct(source: str, written: Iterable[str]) -> None:
 
     "-" is what standard input or output leads to, where that is a file.
     """
+    if is_url(source):
+        outer = source.rstrip("/")
+        for inner in (path.rstrip("/") for path in written if is_url(path)):
+            if f"{inner}/".startswith(f"{outer}/") or f"{outer}/".startswith(f"{inner}/"):
+                raise UsageError(f"{shown(inner)}: is the source {shown(outer)}, or in or around it; a source is never written to")
+        return
     try:
         a = os.fstat(0) if source == "-" else os.stat(source)
     except OSError:
@@ -316,6 +418,8 @@ def check_distinct(source: str, written: Iterable[str]) -> None:
     # Most of `written` are in one folder, whose links need to be followed once.
     followed = cache(os.path.realpath)
     for path in written:
+        if is_url(path):
+            continue
         b = None
         with contextlib.suppress(OSError):
             b = os.fstat(1) if path == "-" else os.stat(path)

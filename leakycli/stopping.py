@@ -12,14 +12,20 @@ from collections.abc import Iterator
 
 _depth = 0
 _asked: BaseException | None = None
+_stopping = False
 
 
 def ask(error: BaseException) -> None:
     """In the main thread, from a signal's handler: raise `error`, at once or where the run that is guarded allows it."""
-    global _asked
+    global _asked, _stopping
     if not _depth:
         raise error
-    _asked = error
+    _asked, _stopping = error, True
+
+
+def asked() -> bool:
+    """Whether the run that is guarded is to stop: for whatever waits long in another thread."""
+    return _stopping
 
 
 def check() -> None:
@@ -33,7 +39,7 @@ def check() -> None:
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
     """Within, what is asked for waits for `check`, or for the end."""
-    global _depth
+    global _depth, _stopping
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -43,4 +49,5 @@ def guarded() -> Iterator[None]:
     finally:
         _depth -= 1
         if not _depth:
+            _stopping = False
             check()

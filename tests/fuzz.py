@@ -53,7 +53,7 @@ from numpy.typing import NDArray
 import leakycli
 from leakycli import Options, leaky_relu
 from leakycli.errors import DifferenceError, LeakyError, StorageError
-from leakycli.job import KEPT
+from leakycli.publish import KEPT
 from leakycli.report.model import Report
 
 #: Seconds that an input may take.

@@ -24,6 +24,7 @@ LAYERS = (
     ("pipeline",),
     ("route",),
     ("executors", "report", "compare"),
+    ("publish_url",),
     ("publish",),
     ("journal",),
     ("storage",),

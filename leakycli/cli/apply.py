@@ -16,7 +16,7 @@ import click
 
 from leakycli import stopping
 from leakycli.cli import options as o
-from leakycli.errors import BatchError, LeakyError, StorageError, UsageError, shown, visible
+from leakycli.errors import BatchError, LeakyError, StorageError, UsageError, redacted, shown, visible
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     o.verify,
     o.dry_run,
     o.report,
+    o.storage_option,
     o.recursive,
     o.files_from,
     o.fail_fast,
@@ -70,6 +71,7 @@ def command(sources: tuple[str, ...], dest: str, **given: Any) -> int:
     """
     from leakycli.api import Options
     from leakycli.jobs import resolve_jobs
+    from leakycli.storage import parse_options
 
     if dest == "-" and given["json"]:
         raise UsageError("--json and the result cannot both go to standard output; name a file for one of them (--report PATH)")
@@ -99,6 +101,7 @@ def command(sources: tuple[str, ...], dest: str, **given: Any) -> int:
         fsync=given["fsync"],
         verify=given["verify"],
         reports=given["report"],
+        storage_options=parse_options(given["storage_options"]),
         command=_command(sys.argv[1:]),
     )
     if given["dry_run"]:
@@ -160,12 +163,14 @@ def _processes(jobs: list[Job], options: Options) -> ForkedExecutor | None:
     from leakycli.executors import ForkedExecutor, can_fork
     from leakycli.job import WORTH_PROCESSES
     from leakycli.plan import ALLOWANCE, DEFAULT_BOUND
-    from leakycli.storage import is_regular
+    from leakycli.storage import is_regular, is_url
 
     # As many as there is room for beside this one.
     room = (options.memory or DEFAULT_BOUND) // (machine.resident() + ALLOWANCE)
     workers = min(options.workers or machine.cpus(), room - 1)
     many = len(jobs) >= MANY and sum(map(_small, jobs)) >= MANY
+    # What is behind a URL is worked on in threads: see `leakycli.job`.
+    jobs = [job for job in jobs if not is_url(job.dest)]
     folders = [job for job in jobs if os.path.isdir(job.source)]
     large = [job for job in jobs if is_regular(job.source) and os.path.getsize(job.source) >= WORTH_PROCESSES]
     if workers < 2 or not can_fork() or not (folders or large or many):
@@ -181,8 +186,26 @@ def _processes(jobs: list[Job], options: Options) -> ForkedExecutor | None:
         return None
 
 
+#: Storage options whose values are no secrets.
+_HARMLESS = {"anon", "endpoint_url", "max_concurrency", "profile", "region", "requester_pays", "use_ssl"}
+
+
+def _without_secrets(words: list[str]) -> Iterator[str]:
+    """The words of a command, without the values that may be secrets of storage options and in URLs."""
+    before, option = "", "--storage-option"
+    for word in words:
+        given = word if before == option else word.removeprefix(f"{option}=")
+        name, equals, _ = given.partition("=")
+        if (before == option or given != word) and name not in _HARMLESS:
+            # A word without a "=" may be a secret as a whole.
+            word = f"{word[: len(word) - len(given)]}{name if equals else ''}=***"
+        yield redacted(word)
+        before = word
+
+
 def _command(words: list[str]) -> tuple[str, ...]:
     """What was typed, for the report; each of a batch holds it, so that of a long list of sources the middle is left out."""
+    words = list(_without_secrets(words))
     left_out = len(words) - 64
     if left_out > 1:
         words = [*words[:32], f"({left_out} more)", *words[-32:]]

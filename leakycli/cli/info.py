@@ -13,16 +13,17 @@ from leakycli.errors import BatchError, LeakyError, visible
 
 @click.command("info", short_help="Show what arrays are in SOURCE.")
 @click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
-@o.stacked(o.json, o.debug)
-def command(sources: tuple[str, ...], json: bool) -> None:
+@o.stacked(o.storage_option, o.json, o.debug)
+def command(sources: tuple[str, ...], storage_options: tuple[str, ...], json: bool) -> None:
     """Show what arrays are in SOURCE: shape, dtype, memory order, sizes. No elements are read."""
     from leakycli.api import info
     from leakycli.report.terminal import info_values, render_info
+    from leakycli.storage import parse_options
 
-    failed = 0
+    options, failed = parse_options(storage_options), 0
     for source in sources:
         try:
-            values = info_values(source, info(source))
+            values = info_values(source, info(source, options))
         except LeakyError as error:
             if len(sources) == 1:
                 raise

@@ -8,6 +8,7 @@
 --chunks --shards --zarr-format --no-provenance        apply
 --overwrite --resume --fsync --verify --dry-run        apply: publishing
 --report                         further reports       apply
+--storage-option                 for URLs              apply, verify, info
 --recursive --files-from --fail-fast   batches         apply
 --progress --json --quiet --debug      what is shown   apply, verify; info: --json --debug
 """
@@ -98,6 +99,13 @@ report = click.option(
     multiple=True,
     metavar="PATH|none",
     help="A further report (.json); may be repeated. 'none' leaves out DEST.report.json.",
+)
+storage_option = click.option(
+    "--storage-option",
+    "storage_options",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="An option of the file system behind a URL, as fsspec has it (anon=true, endpoint_url=...); may be repeated.",
 )
 recursive = click.option("--recursive", "-r", is_flag=True, help="Take the arrays in folders, and make the same tree in DEST.")
 files_from = click.option(

@@ -14,7 +14,7 @@ from leakycli.errors import DifferenceError
 @click.command("verify", short_help="Compute SOURCE again and compare DEST bit for bit.")
 @click.argument("source", metavar="SOURCE")
 @click.argument("dest", metavar="DEST")
-@o.stacked(o.alpha, o.dtype, o.nan, o.only, o.skip, o.workers, o.memory, o.progress, o.json, o.quiet, o.debug)
+@o.stacked(o.alpha, o.dtype, o.nan, o.only, o.skip, o.workers, o.memory, o.storage_option, o.progress, o.json, o.quiet, o.debug)
 @click.pass_context
 def command(ctx: click.Context, /, source: str, dest: str, **given: Any) -> None:
     """Compute the leaky ReLU of SOURCE again and compare DEST with it bit for bit (NaN equals NaN). Exit code 5: they differ.
@@ -24,13 +24,15 @@ def command(ctx: click.Context, /, source: str, dest: str, **given: Any) -> None
     from leakycli.api import Options, recorded_parameters, verify
     from leakycli.cli.progress import observer
     from leakycli.report.terminal import comparison_values
+    from leakycli.storage import parse_options
 
     parameters = {name: given[name] for name in ("alpha", "dtype", "nan", "only", "skip")}
-    recorded = recorded_parameters(dest) or {}
+    storage_options = parse_options(given["storage_options"])
+    recorded = recorded_parameters(dest, storage_options) or {}
     for name in parameters:
         if name in recorded and ctx.get_parameter_source(name) is ParameterSource.DEFAULT:
             parameters[name] = recorded[name]
-    options = Options(workers=given["workers"], memory=given["memory"], **parameters)
+    options = Options(workers=given["workers"], memory=given["memory"], storage_options=storage_options, **parameters)
     with observer(given["progress"], given["quiet"]) as observe:
         comparison = verify(source, dest, options, observe)
     if given["json"]:

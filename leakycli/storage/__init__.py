@@ -8,10 +8,17 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from leakycli.errors import CorruptError, StorageError, UsageError, shown, storage_error
-from leakycli.storage.base import ArrayInfo, Begun, Chunking, Layout, Member, Reader, Source, Target, Usage, Writer
-from leakycli.storage.npy import NpySource, NpyStreamSource, NpyStreamTarget, NpyTarget, is_stream
+from leakycli.errors import CorruptError, StorageError, UnsupportedError, UsageError, shown, storage_error
+from leakycli.storage.base import METADATA, ArrayInfo, Begun, Chunking, Layout, Member, Reader, Source, Target, Usage, Writer
+from leakycli.storage.npy import NpySource, NpyStreamSource, NpyStreamTarget, NpyTarget
+from leakycli.storage.npy import is_stream as _is_stream
+from leakycli.storage.urls import is_url, name_in, parse_options
+
+if TYPE_CHECKING:
+    from leakycli.storage.remote import Remote
 
 #: The formats that can be written, and the suffix that says each.
 FORMATS = {"npy": ".npy", "npz": ".npz", "zarr.zip": ".zarr.zip", "zarr": ".zarr"}
@@ -20,11 +27,25 @@ FORMATS = {"npy": ".npy", "npz": ".npz", "zarr.zip": ".zarr.zip", "zarr": ".zarr
 SUFFIXES = tuple(FORMATS.values())
 
 #: What a folder has that is a Zarr array or group.
-_ZARR_DOCUMENTS = ("zarr.json", ".zarray", ".zgroup")
+DOCUMENTS = ("zarr.json", ".zarray", ".zgroup")
 
 
-def open_source(path: str) -> Source:
-    """The source at `path`; "-" is standard input. Raises StorageError, CorruptError or UnsupportedError, each naming the path."""
+def located(path: str, options: Mapping[str, Any]) -> str | Remote:
+    """What is at `path`: itself, or what is behind a URL."""
+    if not is_url(path):
+        return path
+    from leakycli.storage.remote import Remote
+
+    return Remote(path, options)
+
+
+def open_source(path: str | Remote) -> Source:
+    """The source at `path`; "-" is standard input. Raises StorageError, CorruptError or UnsupportedError, each naming the path.
+
+    Behind a URL there is a `.npy` where it ends so, else a Zarr.
+    """
+    if not isinstance(path, str):
+        return _open_remote(path)
     check_path(path)
     if is_stream(path):
         return NpyStreamSource(path)
@@ -34,7 +55,7 @@ def open_source(path: str) -> Source:
         return ZarrSource(path)
     if os.path.isdir(path):
         if path.rstrip("/").lower().endswith(".zarr"):
-            raise CorruptError(f"{shown(path)}: is no Zarr array or group: it has no {', '.join(_ZARR_DOCUMENTS)}")
+            raise CorruptError(f"{shown(path)}: is no Zarr array or group: it has no {', '.join(DOCUMENTS)}")
         raise StorageError(f"{shown(path)}: is a folder and no Zarr array or group; give --recursive for the arrays in it")
     try:
         with open(path, "rb") as file:
@@ -50,10 +71,31 @@ def open_source(path: str) -> Source:
     return NpySource(path)
 
 
+def _open_remote(remote: Remote) -> Source:
+    name = name_in(remote.url).lower()
+    if name.endswith(".npy"):
+        return NpyStreamSource(remote)
+    if name.endswith((".npz", ".zip")):
+        raise UnsupportedError(f"{remote.where()}: an archive is not read from a URL; copy it here first")
+    from leakycli.storage.zarr import ZarrSource
+
+    return ZarrSource(remote)
+
+
+def is_stream(path: str) -> bool:
+    """Whether `path` can only be read from front to back: "-", a FIFO, a socket, a terminal, or a `.npy` behind a URL."""
+    return name_in(path).lower().endswith(".npy") if is_url(path) else _is_stream(path)
+
+
 def is_zarr(path: str) -> bool:
-    """Whether `path` is a Zarr array or group: a folder with its documents, an archive of one, or a node inside an archive."""
+    """Whether `path` is a Zarr array or group: a folder with its documents, an archive of one, or a node inside an archive.
+
+    A URL is not looked at, and is one if it is to be read as one.
+    """
+    if is_url(path):
+        return not is_stream(path)
     if os.path.isdir(path):
-        return any(os.path.lexists(os.path.join(path, name)) for name in _ZARR_DOCUMENTS)
+        return any(os.path.lexists(os.path.join(path, name)) for name in DOCUMENTS)
     archive = path
     while archive and not os.path.lexists(archive):
         archive = archive.rpartition("/")[0]
@@ -68,7 +110,7 @@ def is_zarr(path: str) -> bool:
         import zipfile
 
         with zipfile.ZipFile(archive) as opened:
-            return not set(_ZARR_DOCUMENTS).isdisjoint(opened.namelist())
+            return not set(DOCUMENTS).isdisjoint(opened.namelist())
     # A hostile directory trips zipfile in several ways; whoever opens it says so.
     except Exception:
         return False
@@ -83,6 +125,8 @@ def check_path(path: str) -> None:
 def dest_format(dest: str, to: str | None = None) -> str:
     """The format of `dest`: what its suffix says, or `to` (by default "npy") for "-". Raises UsageError where they disagree."""
     check_path(dest)
+    if is_url(dest) and not dest.rstrip("/").lower().endswith(FORMATS["zarr"]):
+        raise UsageError(f"{shown(dest)}: only a Zarr store is written to a URL, and its name must end in {FORMATS['zarr']}")
     if dest == "-":
         if (to or "npy").startswith("zarr"):
             raise UsageError("a Zarr store is many files and cannot go to standard output; name a destination")
@@ -95,11 +139,15 @@ def dest_format(dest: str, to: str | None = None) -> str:
     raise UsageError(f"{shown(dest)}: a destination's suffix says its format; it must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
 
 
-def create_target(path: str, format: str, layout: Layout, begun: bool = False, flush: bool = False) -> Target:
+def create_target(path: str | Remote, format: str, layout: Layout, begun: bool = False, flush: bool = False) -> Target:
     """A target of that format that will be at `path` (a temporary name, whatever its suffix); "-" is standard output.
 
     begun: by an earlier run. flush: see `Target.ensure`.
     """
+    if not isinstance(path, str):
+        from leakycli.storage.zarr import ZarrTarget
+
+        return ZarrTarget(path, layout, begun=begun)
     if path == "-" and os.isatty(1):
         raise UsageError("standard output is a terminal, where binary data is of no use; redirect it or name a file")
     if format == "npy":
@@ -140,11 +188,11 @@ def compresses(format: str, layout: Layout, source: Source, member: Member) -> b
     return Compressor.of(Compressor.parse(layout.compressor), source, member).compresses
 
 
-def fingerprint(path: str) -> str:
+def fingerprint(path: str | Remote) -> str:
     """A digest that tells what this is, whatever its name and times: of a file's size and 16 samples of 4 KiB spread over it (all of a
-    small one), or of all metadata documents of a Zarr folder."""
+    small one), or of all metadata documents of a Zarr folder or URL."""
     digest = hashlib.blake2b(digest_size=16)
-    if os.path.isdir(path):
+    if not isinstance(path, str) or os.path.isdir(path):
         from leakycli.storage.zarr import ZarrSource
 
         source = ZarrSource(path)
@@ -162,6 +210,17 @@ def fingerprint(path: str) -> str:
     return digest.hexdigest()
 
 
+def read(path: str | Remote) -> bytes | None:
+    """All of a file, or of what is behind a URL; None where there is nothing. Raises OSError."""
+    if not isinstance(path, str):
+        return path.read("")
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+
+
 def is_regular(path: str) -> bool:
     """Whether `path` is a regular file (a link to one counts)."""
     try:
@@ -171,7 +230,9 @@ def is_regular(path: str) -> bool:
 
 
 __all__ = [
+    "DOCUMENTS",
     "FORMATS",
+    "METADATA",
     "SUFFIXES",
     "ArrayInfo",
     "Begun",
@@ -190,6 +251,11 @@ __all__ = [
     "fingerprint",
     "is_regular",
     "is_stream",
+    "is_url",
     "is_zarr",
+    "located",
+    "name_in",
     "open_source",
+    "parse_options",
+    "read",
 ]

@@ -21,6 +21,9 @@ from leakycli.rule import Rule
 
 Array = NDArray[Any]
 
+#: Names of the metadata documents of Zarr, in the order in which those of a node are written: none makes a node of what is not complete.
+METADATA = (".zattrs", ".zmetadata", ".zarray", ".zgroup", "zarr.json")
+
 #: How regions are told: `Span` of a flat buffer, `Box` of a chunk grid.
 Region = TypeVar("Region", bound=Span | Box, contravariant=True)
 

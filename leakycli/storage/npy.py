@@ -24,7 +24,7 @@ from collections.abc import Callable
 from functools import partial
 from io import BytesIO
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.lib import format as npy_format
@@ -34,6 +34,9 @@ from leakycli.errors import CorruptError, LeakyError, SourceChangedError, Unsupp
 from leakycli.regions import Span
 from leakycli.rule import Rule, refuse_unsupported
 from leakycli.storage.base import Array, ArrayInfo, Begun, FlatSource, Member, Source, sync_path
+
+if TYPE_CHECKING:
+    from leakycli.storage.remote import Remote
 
 MAGIC = b"\x93NUMPY"
 
@@ -87,7 +90,7 @@ def read_header(read: Callable[[int], bytes], name: str, array: str = "") -> tup
         if len(field) < (2 if start[6] == 1 else 4) or len(header) < length:
             raise CorruptError("is cut off in its header")
         return _parse(header, start[6], array), start + field + header
-    except LeakyError as error:
+    except (CorruptError, UnsupportedError) as error:
         raise type(error)(f"{name}: {error}") from None
 
 
@@ -244,27 +247,66 @@ class NpySource(FlatSource):
         pass
 
 
+class Stream(Protocol):
+    """Bytes that come in order, once."""
+
+    name: str
+
+    def readinto(self, view: memoryview, /) -> int:
+        """Put the next bytes, at least one, into `view`; returns how many, 0 at the end. Raises StorageError."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class PipeStream:
+    """A FIFO, or standard input ("-")."""
+
+    def __init__(self, path: str) -> None:
+        self.name = "standard input" if path == "-" else shown(path)
+        try:
+            self._fd = os.dup(0) if path == "-" else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise storage_error(error, self.name, "cannot read") from None
+
+    def readinto(self, view: memoryview) -> int:
+        try:
+            wait_ready(self._fd, select.POLLIN)
+            return os.readv(self._fd, [view])
+        except OSError as error:
+            raise storage_error(error, self.name, "cannot read") from None
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _exactly(stream: Stream, size: int) -> bytes:
+    """The next `size` bytes of a stream, or as many as there are."""
+    data, done = bytearray(size), 0
+    while done < size and (count := stream.readinto(memoryview(data)[done:])):
+        done += count
+    return bytes(data[:done])
+
+
 class NpyStreamReader:
     """Reads the array of a `.npy` stream, front to back."""
 
     sequential = True
     cumulative = True
 
-    def __init__(self, fd: int, name: str, info: ArrayInfo) -> None:
+    def __init__(self, stream: Stream, info: ArrayInfo) -> None:
         self.info = info
-        self._fd, self._name = fd, name
+        self._stream = stream
 
     def fetch(self, region: Span, buffer: Array) -> None:
         view, done = buffer.data, 0
-        try:
-            while done < len(view):
-                wait_ready(self._fd, select.POLLIN)
-                if not (count := os.readv(self._fd, [view[done:]])):
-                    at = region.start * self.info.dtype.itemsize + done
-                    raise CorruptError(f"{self._name}: ended after {at} of {self.info.nbytes} bytes of the array")
-                done += count
-        except OSError as error:
-            raise storage_error(error, self._name, "cannot read") from None
+        while done < len(view):
+            if not (count := self._stream.readinto(view[done:])):
+                at = region.start * self.info.dtype.itemsize + done
+                raise CorruptError(f"{self._stream.name}: ended after {at} of {self.info.nbytes} bytes of the array")
+            done += count
 
     def read(self, span: Span, buffer: Array) -> tuple[Array, None]:
         return np.frombuffer(buffer, self.info.dtype, span.size), None
@@ -280,23 +322,17 @@ class NpyStreamReader:
 
 
 class NpyStreamSource(FlatSource):
-    """A `.npy` array that comes through a pipe: a FIFO, or standard input ("-")."""
+    """A `.npy` array that comes front to back: through a FIFO, from standard input ("-"), or from a URL."""
 
     format = "npy"
     warnings = ()
 
-    def __init__(self, path: str) -> None:
-        self._name = "standard input" if path == "-" else shown(path)
+    def __init__(self, path: str | Remote) -> None:
+        self._stream: Stream = PipeStream(path) if isinstance(path, str) else path.stream()
         try:
-            self._fd = os.dup(0) if path == "-" else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise storage_error(error, self._name, "cannot read") from None
-        try:
-            info, _ = read_header(partial(read_exactly, self._fd), self._name)
-        except BaseException as error:
-            os.close(self._fd)
-            if isinstance(error, OSError) and not isinstance(error, LeakyError):
-                raise storage_error(error, self._name, "cannot read") from None
+            info, _ = read_header(partial(_exactly, self._stream), self._stream.name)
+        except BaseException:
+            self._stream.close()
             raise
         self.members = (Member("", "", info),)
         self.opened: dict[str, Any] = {}
@@ -306,7 +342,7 @@ class NpyStreamSource(FlatSource):
 
     def reader(self, member: Member) -> NpyStreamReader:
         assert member.array is not None
-        return NpyStreamReader(self._fd, self._name, member.array)
+        return NpyStreamReader(self._stream, member.array)
 
     def copy_problem(self, member: Member, other: Source, there: Member) -> str | None:
         raise NotImplementedError("the one array of a .npy file is never copied")
@@ -315,9 +351,7 @@ class NpyStreamSource(FlatSource):
         return {}
 
     def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        self._stream.close()
 
 
 class NpyWriter:

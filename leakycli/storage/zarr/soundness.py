@@ -7,6 +7,7 @@ at the edges of an array. So headers, indices and such checksums are looked at f
 
 from __future__ import annotations
 
+import io
 import os
 from math import prod
 from typing import BinaryIO
@@ -60,6 +61,15 @@ class Inspector:
             return "its index points past its end"
         problems = (self._chunk_problem(file, *chunk, whole) for chunk in zip(offsets.tolist(), lengths.tolist(), strict=True))
         return next(filter(None, problems), None)
+
+    def part_problem(self, part: bytes, start: int) -> str | None:
+        """What is wrong with a `part` of a write unit, from byte `start` on; None where nothing is seen to be.
+
+        Of a shard that is the index, which is not believed by those who ask for parts, or a chunk.
+        """
+        if self._index is None or (self._index[1] and start == 0):
+            return None
+        return _header_problem(io.BytesIO(part), 0, len(part), self._chain, self._bytes)
 
     def _chunk_problem(self, file: BinaryIO, start: int, size: int, whole: bool) -> str | None:
         if not whole and self._chain and self._chain[-1][0] == "crc32c":

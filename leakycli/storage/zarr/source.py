@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from zarr.core.buffer import default_buffer_prototype
+from zarr.abc.store import ByteRequest, RangeByteRequest
+from zarr.core.buffer import Buffer, default_buffer_prototype
 
 from leakycli.errors import CorruptError, LeakyError, SourceChangedError, UnsupportedError, shown
 from leakycli.regions import Box, Grid, Presence
-from leakycli.storage.base import Array, ArrayInfo, Chunking, Member, Outline, Source, Usage
+from leakycli.storage.base import METADATA, Array, ArrayInfo, Chunking, Member, Outline, Source, Usage
+from leakycli.storage.remote import Remote
 from leakycli.storage.zarr import conventions, engine, metadata
 from leakycli.storage.zarr.metadata import ArrayDocument
 from leakycli.storage.zarr.soundness import Inspector
-from leakycli.storage.zarr.tree import DOCUMENTS, Tree, opened
+from leakycli.storage.zarr.store import Watched
+from leakycli.storage.zarr.tree import DOCUMENTS, Entry, Tree, ZipTree, opened
 
 #: Largest metadata document read, in bytes.
 _LONGEST_DOCUMENT = 64 << 20
@@ -37,11 +41,10 @@ class ZarrSource:
     the others' values are; all else is not.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str | Remote) -> None:
         """Raises StorageError, CorruptError or UnsupportedError, each naming the path or the document."""
-        self._path = path
         self.tree, self._root = opened(path)
-        self.format = "zarr" if self.tree.files else "zarr.zip"
+        self.format = "zarr.zip" if isinstance(self.tree, ZipTree) else "zarr"
         self.warnings: tuple[str, ...] = ()
         self.documents: dict[str, ArrayDocument] = {}
         self._groups: dict[str, dict[str, Any]] = {}
@@ -52,9 +55,9 @@ class ZarrSource:
             supporting = conventions.supporting(self.documents, self._groups)
             self.members = tuple(replace(member, unasked=False) if member.key in supporting else member for member in members)
             if not self.members:
-                raise CorruptError(f"{shown(path)}: is no Zarr array or group: it has no {', '.join(DOCUMENTS)}")
+                raise CorruptError(f"{self.tree.where(self._root)}: is no Zarr array or group: it has no {', '.join(DOCUMENTS)}")
             if not any(member.array or member.problem for member in self.members):
-                raise CorruptError(f"{shown(path)}: holds no arrays")
+                raise CorruptError(f"{self.tree.where(self._root)}: holds no arrays")
         except BaseException:
             self.tree.close()
             raise
@@ -74,16 +77,22 @@ class ZarrSource:
     def stored(self, member: Member) -> Presence | None:
         """Raises CorruptError where a folder is in a chunk's place."""
         presence = self._listed(member)
-        return None if presence.count == presence.size else presence
+        return None if presence is None or presence.count == presence.size else presence
 
     def usage(self, member: Member) -> Usage | None:
         if member.key not in self.documents:
             return None
         presence = self._listed(member)
-        size = sum(self.tree.size(entry.key) for entry in self.tree.walk(self.key(member)) if not entry.folder)
+        if presence is None:
+            return None
+        files = (entry for entry in self.tree.walk(self.key(member)) if not entry.folder)
+        size = sum(self.tree.size(entry.key) if entry.size is None else entry.size for entry in files)
         return Usage(presence.count, presence.size, size)
 
-    def _listed(self, member: Member) -> Presence:
+    def _listed(self, member: Member) -> Presence | None:
+        """The write units that are stored; None where there is no listing."""
+        if not self.tree.listed:
+            return None
         found = self._presence.get(member.key)
         if found is None:
             document, under = self.documents[member.key], self.key(member)
@@ -122,7 +131,9 @@ class ZarrSource:
     def files(self, member: Member) -> Iterator[Any]:
         """All that belongs to `member`: an array with its chunks, or a group's documents and what is beside them."""
         under = self.key(member)
-        if member.array is not None or member.problem is not None:
+        if not self.tree.listed:
+            yield from (Entry(key, False) for key in self._possible(member) if self.tree.holds(key))
+        elif member.array is not None or member.problem is not None:
             yield from (entry for entry in self.tree.walk(under) if not entry.folder)
         else:
             names = [entry for entry in self.tree.children(under) if not entry.folder]
@@ -131,24 +142,33 @@ class ZarrSource:
                 names = [entry for entry in names if entry.key.rpartition("/")[2] not in (".zgroup", ".zattrs", ".zmetadata")]
             yield from names
 
+    def _possible(self, member: Member) -> Iterator[str]:
+        """Every key that may belong to `member`."""
+        yield from (self.key(member, name) for name in METADATA)
+        if (document := self.documents.get(member.key)) is not None:
+            grid = Grid(document.shape, document.unit)
+            yield from (self.key(member, document.chunk_key(grid.index(number))) for number in range(grid.size))
+
     def identity(self) -> dict[str, Any]:
         digest = hashlib.blake2b(digest_size=16)
         for member in self.members:
-            for name in ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata"):
-                if (text := self.tree.read(self.key(member, name))) is not None:
-                    digest.update(f"{member.key}/{name}\0{len(text)}\0".encode("utf-8", "surrogateescape") + text)
+            for name, text in self._texts(self.key(member)).items():
+                digest.update(f"{member.key}/{name}\0{len(text)}\0".encode("utf-8", "surrogateescape") + text)
         return {"metadata_blake2b": digest.hexdigest(), **self.tree.identity()}
 
     def close(self) -> None:
         self.tree.close()
 
+    def _texts(self, here: str) -> dict[str, bytes]:
+        """The metadata documents directly under the key `here`, by name."""
+        names = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
+        found = self.tree.read_all([f"{here}/{name}" if here else name for name in names])
+        return {name: text for name, text in zip(names, found, strict=True) if text is not None}
+
     def _members(self, key: str) -> Iterator[Member]:
         """The node under `key` and all below it."""
-        texts = {}
         here = "/".join(part for part in (self._root, key) if part)
-        for name in ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata"):
-            if (text := self.tree.read(f"{here}/{name}" if here else name)) is not None:
-                texts[name] = text
+        texts = self._texts(here)
         if not any(name in texts for name in DOCUMENTS):
             return
         for name, text in texts.items():
@@ -208,13 +228,14 @@ class ZarrReader:
     sequential = False
     cumulative = False
 
-    def __init__(self, tree: Tree, key: str, info: ArrayInfo, document: ArrayDocument, stored: Presence) -> None:
-        """stored: the write units that were there when the source was opened, and must be when they are read."""
+    def __init__(self, tree: Tree, key: str, info: ArrayInfo, document: ArrayDocument, stored: Presence | None) -> None:
+        """stored: the write units that were there when the source was opened, and must be when they are read; None: any may be missing."""
         self.info = info
         self._tree, self._key, self._document, self._stored = tree, key, document, stored
         self._grid = Grid(document.shape, document.unit)
         try:
-            self._store = tree.store()
+            # Plain files are looked at before: not all who read those ask the store for them.
+            self._store = tree.store() if tree.files else Watched(tree.store(), self._look)
             self._array = engine.OpenArray(self._store, key, document, tree.files)
             self.pipeline = self._array.pipeline
             self._inspector = Inspector(document)
@@ -237,7 +258,7 @@ class ZarrReader:
 
     def read(self, region: Box, buffer: Array) -> tuple[Array, None]:
         x: Array = buffer[: region.size * self.info.dtype.itemsize].view(self.info.dtype).reshape(region.shape)
-        keys = [(number, self._chunk(number)) for number in self._grid.units(region) if number in self._stored]
+        keys = [(number, self._chunk(number)) for number in self._grid.units(region) if self._expected(number)] if self._tree.files else []
         for number, key in keys:
             self._inspect(number, key)
         try:
@@ -249,6 +270,27 @@ class ZarrReader:
             if not self._tree.holds(key):
                 raise self._gone(key)
         return x, None
+
+    def _expected(self, number: int) -> bool:
+        return self._stored is not None and number in self._stored
+
+    def _look(self, key: str, found: Buffer | None, part: ByteRequest | None) -> None:
+        """Raise what is wrong with what zarr is about to get."""
+        index = self._document.chunk_index(key[len(self._key) + 1 if self._key else 0 :])
+        if index is None:
+            return
+        number = self._grid.number(index)
+        if found is None:
+            if self._expected(number):
+                raise self._gone(key)
+            return
+        data = found.to_bytes()
+        if part is None:
+            problem = self._inspector.problem(io.BytesIO(data), self._grid.box(index).shape == self._grid.unit)
+        else:
+            problem = self._inspector.part_problem(data, part.start) if isinstance(part, RangeByteRequest) else None
+        if problem is not None:
+            raise CorruptError(f"{self._tree.where(key)}: cannot be decoded: {problem}")
 
     def _inspect(self, number: int, key: str) -> None:
         """Raise what the decoders pass over, and what the system says; a pipeline in another language may not tell it."""
@@ -274,6 +316,8 @@ class ZarrReader:
 
     def _diagnosed(self, region: Box, error: Exception) -> LeakyError:
         """The error of the first write unit in `region` that has one."""
+        if isinstance(error, LeakyError):
+            return error
         for number in self._grid.units(region):
             box = self._grid.box(self._grid.index(number))
             where = self._tree.where(self._chunk(number))

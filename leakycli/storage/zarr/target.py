@@ -1,6 +1,7 @@
 """Writing Zarr: what mirrors a Zarr source is made from its metadata documents, all else by zarr's own defaults.
 
-Chunks go to a folder. A `.zarr.zip` is that folder packed as the last step: stored, in the order that zarr reads best, documents first.
+Chunks go to a folder, or under a URL. A `.zarr.zip` is a folder packed as the last step: stored, in the order that zarr reads best,
+documents first.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -18,22 +18,20 @@ import numcodecs
 import numpy as np
 import zarr
 import zarr.codecs
-from zarr.storage import LocalStore
 
 from leakycli import stopping
 from leakycli._version import __version__
-from leakycli.errors import LeakyError, LossError, StorageError, UnsupportedError, UsageError, shown, storage_error
+from leakycli.errors import LeakyError, LossError, UnsupportedError, UsageError, shown
 from leakycli.kernel import NanError
 from leakycli.regions import Box, Grid, Index
 from leakycli.rule import Rule
-from leakycli.storage.base import Array, ArrayInfo, Begun, Chunking, Layout, Member, Source, sync_path
+from leakycli.storage.base import METADATA, Array, ArrayInfo, Begun, Chunking, Layout, Member, Source, sync_path
+from leakycli.storage.remote import Remote
 from leakycli.storage.zarr import conventions, engine, metadata
 from leakycli.storage.zarr.metadata import ArrayDocument
+from leakycli.storage.zarr.place import FolderPlace, Place, UrlPlace
 from leakycli.storage.zarr.source import ZarrSource
 from leakycli.storage.zip import pack
-
-#: The end of the names that zarr writes to first.
-_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.partial$")
 
 #: Bytes of a chunk of a new array, about.
 _CHUNK_BYTES = 4 << 20
@@ -137,24 +135,24 @@ def _blosc(codec: str, level: int, shuffle: str, zarr_format: int) -> Any:
 class ZarrTarget:
     """A hierarchy to be, in a folder at `path`, or packed into an archive there."""
 
-    def __init__(self, path: str, layout: Layout, packed: bool = False, begun: bool = False, flush: bool = False) -> None:
-        """begun: the folder is there, of an earlier run. flush: see `ensure`."""
-        self._path, self._layout, self._packed = path, layout, packed
-        self._folder = f"{path}.folder" if packed else path
+    def __init__(self, path: str | Remote, layout: Layout, packed: bool = False, begun: bool = False, flush: bool = False) -> None:
+        """begun: by an earlier run, which left it there. flush: see `ensure`."""
+        self._layout, self._begun, self._flush = layout, begun, flush
         self.warnings: list[str] = []
         self._groups: set[str] = set()
         self._arrays: set[str] = set()
         self._changed: dict[str, dict[str, Any]] = {}
-        self._begun = begun
-        self._written: list[str] | None = [] if flush else None
-        try:
-            if not begun:
-                os.mkdir(self._folder)
-            elif packed and os.path.lexists(path):
-                os.unlink(path)
-            self._identity = os.stat(self._folder)
-        except OSError as error:
-            raise storage_error(error, self._folder, "cannot write") from None
+        self._archive: str | None = None
+        self._place: Place
+        if isinstance(path, Remote):
+            self._place = UrlPlace(path)
+            return
+        if packed:
+            self._archive = path
+            if begun:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
+        self._place = FolderPlace(f"{path}.folder" if packed else path, begun, flush)
 
     def writer(self, info: ArrayInfo, source: Source, member: Member, rule: Rule | None = None, begun: Begun | None = None) -> ZarrWriter:
         assert info.chunking is not None
@@ -178,13 +176,15 @@ class ZarrTarget:
         else:
             if source.format == "npz" or key:
                 self._ensure_groups(key, self._layout.zarr_format or _format_of(source, member))
-            if begun is None:
-                if self._begun:
-                    self._clear(key)
+            if begun is None and self._begun:
+                # Of an array that it has not told of.
+                self._place.clear(key)
+            if begun is None or self._document_at(key) is None:
                 self._create(info, key, fill, attributes, source, member)
         self._arrays.add(key)
-        write_empty = mirror and info.chunking.shards is None
-        return ZarrWriter(self._folder, key, info, self._document(key), write_empty, self._written)
+        # Where it is not told what the source stores, all of it was read.
+        write_empty = mirror and info.chunking.shards is None and isinstance(source, ZarrSource) and source.tree.listed
+        return ZarrWriter(self._place, key, info, self._document(key), write_empty)
 
     def _warn(self, key: str, warnings: tuple[str, ...]) -> None:
         """Of the array under `key`."""
@@ -213,7 +213,7 @@ class ZarrTarget:
         with warnings.catch_warnings(), _creating(key):
             warnings.simplefilter("ignore")
             zarr.create_array(
-                LocalStore(self._folder),
+                self._place.store(),
                 name=key or None,
                 shape=info.shape,
                 dtype=info.dtype,
@@ -236,7 +236,7 @@ class ZarrTarget:
             name = "zarr.json" if zarr_format == 3 else ".zgroup"
             if group in self._arrays:
                 raise UnsupportedError(f"array {shown(key)}: cannot lie in the array {shown(group)}")
-            if not os.path.exists(os.path.join(self._folder, group, name)):
+            if self._place.read(_under(group, name)) is None:
                 fields = {"zarr_format": zarr_format} | ({"node_type": "group", "attributes": {}} if zarr_format == 3 else {})
                 self._write_document(group, name, fields)
 
@@ -249,12 +249,12 @@ class ZarrTarget:
             and self._layout.zarr_format != _format_of(source, member)
         ):
             raise UsageError(f"array {shown(member.name)}: is copied as it is, and so stays in its Zarr format; leave --zarr-format out")
-        self.restore(None, source, member, None, None)
+        self._note_group(member)
         under = source.key(member)
         skip = len(under) + 1 if under else 0
         for entry in source.files(member):
             stopping.check()
-            self._write(os.path.join(member.key, entry.key[skip:]), source.tree.read(entry.key) or b"")
+            self._place.write(_under(member.key, entry.key[skip:]), source.tree.read(entry.key) or b"")
 
     def state(self) -> Any:
         return None
@@ -262,88 +262,62 @@ class ZarrTarget:
     def restore(self, info: ArrayInfo | None, source: Source, member: Member, rule: Rule | None, state: Any) -> None:
         if info is not None:
             self.writer(info, source, member, rule, Begun(None)).close()
-        elif member.array is None and member.problem is None:
+            return
+        assert isinstance(source, ZarrSource)
+        self._note_group(member)
+        for name in METADATA:
+            # Those of a place that holds them back are lost with the run that wrote them.
+            if self._place.read(_under(member.key, name)) is None and (text := source.tree.read(source.key(member, name))) is not None:
+                self._place.write(_under(member.key, name), text)
+
+    def _note_group(self, member: Member) -> None:
+        if member.array is None and member.problem is None:
             self._groups.add(member.key)
 
     def ensure(self) -> None:
-        try:
-            # zarr makes the folders that it needs, and would not notice.
-            there = os.path.samestat(self._identity, os.stat(self._folder))
-        except OSError:
-            there = False
-        if not there:
-            raise StorageError(f"cannot write {shown(self._folder)}: it was taken away while it was written")
-        if self._written:
-            folders = {self._folder}
-            for path in dict.fromkeys(self._written):
-                # A chunk of nothing but fill values may not be there.
-                if os.path.exists(path):
-                    sync_path(path)
-                while (path := os.path.dirname(path)) not in folders:
-                    folders.add(path)
-            for folder in sorted(folders, reverse=True):
-                sync_path(folder)
-            self._written.clear()
+        self._place.ensure()
 
     def finish(self) -> int:
         """Complete the groups' documents, and pack; returns the size in bytes."""
         if self._begun:
-            self._remove_temporary()
+            self._place.tidy()
         for group in sorted(self._groups, reverse=True):
             under = f"{group}/" if group else ""
             changed = {key[len(under) :]: documents for key, documents in self._changed.items() if key.startswith(under)}
             for name in ("zarr.json", ".zmetadata"):
-                path = os.path.join(self._folder, group, name)
-                if changed and os.path.exists(path):
-                    with open(path, "rb") as file:
-                        fields = json.load(file)
+                if changed and (text := self._place.read(under + name)) is not None:
+                    fields = json.loads(text)
                     updated = metadata.update_consolidated(fields, changed)
                     if updated != fields:
                         self._write_document(group, name, updated)
-        if self._packed:
-            size = pack(self._folder, self._path)
-            if self._written is not None:
-                sync_path(self._path)
+        if self._archive is not None:
+            size = pack(self._place.path, self._archive)
+            if self._flush:
+                sync_path(self._archive)
             return size
-        return sum(os.path.getsize(os.path.join(folder, file)) for folder, _, files in os.walk(self._folder) for file in files)
+        files = (entry for entry in self._place.walk("") if not entry.folder)
+        return sum(self._place.size(entry.key) if entry.size is None else entry.size for entry in files)
 
     def close(self) -> None:
-        pass
+        self._place.close()
 
-    def _clear(self, key: str) -> None:
-        """Remove what an earlier run left of an array that it has not told of."""
-        folder = os.path.join(self._folder, key)
-        if os.path.lexists(folder):
-            shutil.rmtree(folder)
-        os.makedirs(folder)
-
-    def _remove_temporary(self) -> None:
-        """Remove what zarr was writing to when an earlier run was killed."""
-        for folder, _, files in os.walk(self._folder):
-            for file in files:
-                if _TEMPORARY.search(file):
-                    os.unlink(os.path.join(folder, file))
+    def _document_at(self, key: str) -> tuple[str, bytes] | None:
+        """The name and the text of the document of an array that was written; None where there is none."""
+        names = [_under(key, name) for name in ("zarr.json", ".zarray")]
+        found = zip(names, self._place.read_all(names), strict=True)
+        return next(((name, text) for name, text in found if text is not None), None)
 
     def _document(self, key: str) -> ArrayDocument:
-        """The document of an array that was written."""
-        folder = os.path.join(self._folder, key)
-        name = "zarr.json" if os.path.exists(os.path.join(folder, "zarr.json")) else ".zarray"
-        with open(os.path.join(folder, name), "rb") as file:
-            return metadata.parse(json.load(file), {}, shown(os.path.join(folder, name)))
+        found = self._document_at(key)
+        assert found is not None
+        return metadata.parse(json.loads(found[1]), {}, self._place.where(found[0]))
 
     def _write_document(self, key: str, name: str, fields: dict[str, Any]) -> None:
-        self._write(os.path.join(key, name), json.dumps(fields, indent=2).encode("utf-8", "surrogateescape"))
+        self._place.write(_under(key, name), json.dumps(fields, indent=2).encode("utf-8", "surrogateescape"))
 
-    def _write(self, key: str, data: bytes) -> None:
-        path = os.path.join(self._folder, key)
-        try:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            with open(path, "wb") as file:
-                file.write(data)
-            if self._written is not None:
-                self._written.append(path)
-        except OSError as error:
-            raise storage_error(error, path, "cannot write") from None
+
+def _under(key: str, name: str) -> str:
+    return f"{key}/{name}" if key else name
 
 
 def _may_be_key(name: str) -> bool:
@@ -400,16 +374,13 @@ class ZarrWriter:
 
     sequential = False
 
-    def __init__(
-        self, folder: str, key: str, info: ArrayInfo, document: ArrayDocument, write_empty: bool, written: list[str] | None = None
-    ) -> None:
-        """write_empty: chunks of nothing but fill values are written too. written: where to tell the paths of chunks."""
+    def __init__(self, place: Place, key: str, info: ArrayInfo, document: ArrayDocument, write_empty: bool) -> None:
+        """write_empty: chunks of nothing but fill values are written too."""
         self.info = info
-        self._written = written
-        self._parts = folder, key, info, document, write_empty
-        self._folder, self._key, self._document = folder, key, document
+        self._parts = place, key, info, document, write_empty
+        self._place, self._key, self._document = place, key, document
         self._grid = Grid(document.shape, document.unit)
-        self._array = engine.OpenArray(LocalStore(folder), key, document, True, write_empty)
+        self._array = engine.OpenArray(place.store(), key, document, place.files, write_empty)
         self.pipeline = self._array.pipeline
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -419,21 +390,19 @@ class ZarrWriter:
         try:
             self._array.at(sum(1 for _ in self._grid.units(region)))[region.slices or ...] = y
         except Exception as error:
-            number = next(iter(self._grid.units(region)))
-            where = shown(self._path(number))
+            where = self._place.where(self._chunk(next(iter(self._grid.units(region)))))
             found = engine.explained(error, where, "cannot write")
             raise found if isinstance(found, OSError) else UnsupportedError(f"cannot write {where}: {shown(str(error))[:200]}") from None
         return region
 
     def commit(self, payloads: list[Any]) -> None:
-        if self._written is not None:
-            self._written += [self._path(number) for region in payloads for number in self._grid.units(region)]
+        self._place.wrote(self._chunk(number) for region in payloads for number in self._grid.units(region))
 
     def state(self) -> Any:
         return None
 
-    def _path(self, number: int) -> str:
-        return os.path.join(self._folder, self._key, self._document.chunk_key(self._grid.index(number)))
+    def _chunk(self, number: int) -> str:
+        return _under(self._key, self._document.chunk_key(self._grid.index(number)))
 
     def finish(self) -> None:
         pass

@@ -1,29 +1,38 @@
-"""What a Zarr hierarchy is kept in: a folder, or a zip archive. Keys are relative to its root, with "/" between their parts."""
+"""What a Zarr hierarchy is kept in: a folder, a zip archive, or what is behind a URL.
+
+Keys are relative to its root, with "/" between their parts.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
+import json
 import os
 import stat
 import threading
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, BinaryIO, Protocol, cast
 
 from zarr.abc.store import Store
 from zarr.storage import LocalStore, ZipStore
 
-from leakycli.errors import CorruptError, StorageError, shown, storage_error
+from leakycli.errors import CorruptError, StorageError, UnsupportedError, shown, storage_error
+from leakycli.storage.remote import Remote
+from leakycli.storage.zarr.store import RemoteStore
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Something in a tree: a file, or a folder. Not its size, which would cost a call for each of many chunks."""
+    """Something in a tree: a file, or a folder. size: its bytes where the listing tells; else that would cost a call for each chunk."""
 
     key: str
     folder: bool
+    size: int | None = None
 
 
 #: Most links to folders on the way to a file.
@@ -38,12 +47,19 @@ class Tree(Protocol):
     #: Whether what is read and written are plain files, which every codec pipeline can handle.
     files: bool
 
+    #: Whether it can tell what is there; else only what is asked for, by its key, can be known.
+    listed: bool
+
     def where(self, key: str) -> str:
         """How to call what is under `key` in a message."""
         ...
 
     def read(self, key: str) -> bytes | None:
         """What is under `key`; None where there is nothing. Raises StorageError."""
+        ...
+
+    def read_all(self, keys: list[str]) -> list[bytes | None]:
+        """What is under each of some keys, at once where that is quicker."""
         ...
 
     def children(self, key: str) -> list[Entry]:
@@ -86,6 +102,7 @@ class FolderTree:
     """A folder."""
 
     files = True
+    listed = True
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -106,6 +123,9 @@ class FolderTree:
             raise CorruptError(f"{self.where(key)}: is a folder where a file belongs") from None
         except OSError as error:
             raise storage_error(error, path, "cannot read") from None
+
+    def read_all(self, keys: list[str]) -> list[bytes | None]:
+        return [self.read(key) for key in keys]
 
     def children(self, key: str) -> list[Entry]:
         return sorted(self._scanned(key), key=lambda entry: entry.key)
@@ -171,6 +191,7 @@ class ZipTree:
     """A zip archive; of several members with one name the last counts."""
 
     files = False
+    listed = True
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -213,6 +234,9 @@ class ZipTree:
                 raise storage_error(error, self.where(key), "cannot read") from None
             raise CorruptError(f"{self.where(key)}: cannot be read: {shown(str(error)) or type(error).__name__}") from None
 
+    def read_all(self, keys: list[str]) -> list[bytes | None]:
+        return [self.read(key) for key in keys]
+
     def children(self, key: str) -> list[Entry]:
         under = f"{key}/" if key else ""
         names = {name[len(under) :].partition("/")[0] for name in (*self._sizes, *self._folders) if name.startswith(under)} - {""}
@@ -246,12 +270,85 @@ class ZipTree:
         self._zip.close()
 
 
+class UrlTree:
+    """What is behind a URL: objects of a store, or files of a web server, which has no listing: groups must be consolidated there."""
+
+    files = False
+
+    def __init__(self, remote: Remote) -> None:
+        self.remote, self.path, self.listed = remote, remote.url, remote.listed
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.remote,)
+
+    def where(self, key: str) -> str:
+        return self.remote.where(key)
+
+    def read(self, key: str) -> bytes | None:
+        return self.remote.read(key)
+
+    def read_all(self, keys: list[str]) -> list[bytes | None]:
+        return self.remote.read_all(keys)
+
+    def children(self, key: str) -> list[Entry]:
+        if not self.listed:
+            return [Entry(name, True) for name in self._consolidated if name.rpartition("/")[0] == key and name]
+        return [Entry(name, folder) for name, folder in self.remote.children(key)]
+
+    @cached_property
+    def _consolidated(self) -> list[str]:
+        """The nodes that the consolidated metadata of the root tell."""
+        nodes = None
+        with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            newer, older = (None if text is None else json.loads(text) for text in self.read_all(["zarr.json", ".zmetadata"]))
+            if newer is not None:
+                nodes = set(newer["consolidated_metadata"]["metadata"])
+            elif older is not None:
+                nodes = {name.rpartition("/")[0] for name in older["metadata"]}
+        if nodes is None:
+            raise UnsupportedError(
+                f"{self.where('')}: is a group without consolidated metadata, and a web server does not tell what is in it; "
+                "give the URL of an array"
+            )
+        return sorted(nodes)
+
+    def walk(self, key: str) -> Iterator[Entry]:
+        return (Entry(name, False, size) for name, size in self.remote.walk(key))
+
+    def holds(self, key: str) -> bool:
+        try:
+            self.remote.size(key)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def size(self, key: str) -> int:
+        try:
+            return self.remote.size(key) or 0
+        except FileNotFoundError:
+            return 0
+
+    def open(self, key: str) -> BinaryIO:
+        return io.BytesIO(self.read(key) or b"")
+
+    def identity(self) -> dict[str, Any]:
+        return {}
+
+    def store(self) -> Store:
+        return RemoteStore(self.remote, read_only=True)
+
+    def close(self) -> None:
+        self.remote.close()
+
+
 #: What makes a folder a node of a hierarchy.
 DOCUMENTS = ("zarr.json", ".zarray", ".zgroup")
 
 
-def opened(path: str) -> tuple[Tree, str]:
+def opened(path: str | Remote) -> tuple[Tree, str]:
     """The tree that `path` leads into and the key of the node in it, as in "a.zarr.zip/layer1". Raises StorageError, CorruptError."""
+    if isinstance(path, Remote):
+        return UrlTree(path), ""
     if os.path.isdir(path):
         return FolderTree(path), ""
     archive, inner = path.rstrip("/"), ""

@@ -1,0 +1,121 @@
+"""Publishing on an object store, which has no renaming: the objects get their own names, and what makes them a hierarchy comes last.
+
+The metadata documents are held back until all else is there (`Remote.held`), then written from the leaves up, those of the root the very
+last. A URL with anything under it is refused. The journal is a file in the user's state folder, and its lock keeps off runs of the same
+user on the same machine, no others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from leakycli.errors import UsageError, redacted, shown, storage_error
+from leakycli.journal import Past
+from leakycli.publish import Publication, check_space, remove
+from leakycli.storage import DOCUMENTS, METADATA, is_url, name_in
+from leakycli.storage.remote import Remote
+
+
+class UrlPublication(Publication):
+    """Under a URL."""
+
+    def __init__(self, url: str, options: Mapping[str, Any], resume: bool = False, flush: bool = False) -> None:
+        """Raises UsageError where there is something under the URL and it is not to be gone on from."""
+        self.partial: Remote = Remote(url, options, held={})
+        told = f"{self.partial.endpoint}\0{url}".encode("utf-8", "surrogateescape")
+        name = re.sub(r"[^A-Za-z0-9.-]", "_", name_in(url))[-80:]
+        beside = os.path.join(state_folder(), f"{name}.{hashlib.blake2b(told, digest_size=8).hexdigest()}")
+        super().__init__(redacted(url), beside, resume, flush)
+        self._ours = self._published = False
+        if not resume:
+            self._refuse_occupied(os.path.lexists(self._journal))
+
+    def touched(self) -> tuple[str, ...]:
+        return self.partial.url, self.spool, self._journal
+
+    @property
+    def kept_text(self) -> str:
+        return f"what is done is kept (its journal is {shown(self._journal)}): go on from there with --resume"
+
+    def finished(self, past: Past | None) -> bool:
+        return not self._ours
+
+    def _refuse_occupied(self, ours: bool) -> None:
+        if self.partial.occupied():
+            what = "an unfinished run left objects there: go on with --resume, or" if ours else "there are objects there:"
+            raise UsageError(
+                f"{shown(self.dest)}: {what} remove them, or choose another name; an object store has no renaming, and so nothing in it "
+                "is replaced, with or without --overwrite"
+            )
+
+    def _prepare(self) -> None:
+        try:
+            os.makedirs(os.path.dirname(self._journal), mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise storage_error(error, os.path.dirname(self._journal), "cannot keep a journal in") from None
+
+    def _take_over(self, ours: bool) -> None:
+        past = self._load(durable=True)
+        if not self._resume:
+            self._refuse_occupied(ours)
+        if self._resume and not ours and self.partial.occupied():
+            # Of another run, or complete: whoever looks at it next says which.
+            return
+        self._ours = True
+        if past is not None and self._resume and self.partial.occupied():
+            self.past = past
+            self._published = past.published is not None and any(text is not None for text in self.partial.read_all(list(DOCUMENTS)))
+        else:
+            self._clean(done=False)
+            self.journal.clear()
+
+    def published(self, past: Past | None) -> bool:
+        return self._published
+
+    def _clean(self, done: bool) -> None:
+        remove(self.spool)
+        if self._ours and not done:
+            self.partial.remove("")
+
+    @property
+    def result(self) -> Remote:
+        return self.partial
+
+    def check_space(self, result: int, spooled: int) -> None:
+        check_space(self.spool, spooled)
+
+    def temporary(self, report: str) -> str:
+        return f"{self._journal}.report"
+
+    def _identity(self) -> None:
+        return None
+
+    def _publish(self) -> None:
+        assert self.partial.held is not None
+        levels: dict[tuple[int, int], dict[str, bytes]] = {}
+        for key, text in self.partial.held.items():
+            rank = METADATA.index(key.rpartition("/")[2])
+            levels.setdefault((-key.count("/"), rank), {})[key] = text
+        for level in sorted(levels):
+            self.partial.write_all(levels[level])
+
+    def _move(self, temporary: str, final: str) -> None:
+        if not is_url(final):
+            super()._move(temporary, final)
+            return
+        with open(temporary, "rb") as file:
+            Remote(final, self.partial.options).write("", file.read())
+        remove(temporary)
+
+
+def state_folder() -> str:
+    """Where the journals of runs to URLs are."""
+    with contextlib.suppress(KeyError):
+        if os.path.isabs(base := os.environ["XDG_STATE_HOME"]):
+            return os.path.join(base, "leakycli")
+    return os.path.join(os.path.expanduser("~"), ".local", "state", "leakycli")

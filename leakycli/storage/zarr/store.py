@@ -1,0 +1,91 @@
+"""The stores that zarr reads and writes through where there are no plain files."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+from zarr.abc.store import ByteRequest, Store
+from zarr.core.buffer import Buffer, BufferPrototype
+from zarr.storage import FsspecStore, WrapperStore
+
+from leakycli.storage.base import METADATA
+from leakycli.storage.remote import Remote
+
+
+def is_document(key: str) -> bool:
+    """Whether `key` is that of a metadata document."""
+    return key.rpartition("/")[2] in METADATA
+
+
+class RemoteStore(FsspecStore):
+    """What is behind a URL. Requests are made on fsspec's loop, and again when they fail for a reason that passes.
+
+    Where documents are held back (`Remote.held`) they are kept there, and read from there.
+    """
+
+    def __init__(self, remote: Remote, read_only: bool) -> None:
+        # Not FsspecStore's, which wants a file system that lives on zarr's loop.
+        Store.__init__(self, read_only=read_only)
+        self.fs, self.path, self.allowed_exceptions = remote.fs, remote.path(""), (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+        self._remote = remote
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._remote, self.read_only)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RemoteStore) and other._remote is self._remote and other.read_only == self.read_only
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def with_read_only(self, read_only: bool = False) -> RemoteStore:
+        return type(self)(self._remote, read_only)
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        if self._remote.held is not None and (data := self._remote.held.get(key)) is not None:
+            return prototype.buffer.from_bytes(data)
+        return await self._remote.elsewhere(
+            self._remote.persist(lambda: super(RemoteStore, self).get(key, prototype, byte_range), key, "cannot read")
+        )
+
+    async def exists(self, key: str) -> bool:
+        if self._remote.held is not None and key in self._remote.held:
+            return True
+        return await self._remote.elsewhere(self._remote.persist(lambda: super(RemoteStore, self).exists(key), key, "cannot read"))
+
+    async def set(self, key: str, value: Buffer, byte_range: tuple[int, int] | None = None) -> None:
+        if self._remote.held is not None and is_document(key):
+            self._remote.held[key] = value.to_bytes()
+            return
+        await self._remote.elsewhere(
+            self._remote.persist(lambda: super(RemoteStore, self).set(key, value, byte_range), key, "cannot write")
+        )
+
+    async def delete(self, key: str) -> None:
+        await self._remote.elsewhere(self._remote.persist(lambda: super(RemoteStore, self).delete(key), key, "cannot remove"))
+
+
+class Watched(WrapperStore[Store]):
+    """A store, to be read only, of which everything that is read is shown to `look` before zarr gets it."""
+
+    def __init__(self, store: Store, look: Callable[[str, Buffer | None, ByteRequest | None], None]) -> None:
+        """look: gets the key, what is under it (None: nothing) and which part of it was asked for (None: all); it may raise."""
+        super().__init__(store)
+        self._look = look
+
+    def _with_store(self, store: Store) -> Watched:
+        return type(self)(store, self._look)
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        found = await super().get(key, prototype, byte_range)
+        self._look(key, found, byte_range)
+        return found
+
+    async def get_ranges(self, key: str, byte_ranges: Any, *, prototype: Any, **options: Any) -> AsyncIterator[Any]:
+        """Several at once, as newer versions of zarr ask for the chunks of a shard."""
+        ranges = list(byte_ranges)
+        async for group in super().get_ranges(key, ranges, prototype=prototype, **options):  # type: ignore[misc]
+            found: Sequence[tuple[int, Buffer | None]] = group
+            for i, data in found:
+                self._look(key, data, ranges[i])
+            yield group

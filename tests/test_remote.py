@@ -1,0 +1,397 @@
+"""Sources and destinations behind URLs: S3 by a real server on loopback, undisturbed and disturbed; a web server; fsspec's memory."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from numpy.typing import NDArray
+
+import leakycli
+from leakycli import Options
+from leakycli.errors import CorruptError, LeakyError, LossError, StorageError, UsageError, redacted, visible
+from leakycli.storage import parse_options, remote
+
+from .conftest import Run
+from .remote import SECRET, Proxy, environment, s3_server, some, web_server
+
+MISSING = [name for name in ("s3fs", "aiohttp", "moto", "werkzeug") if importlib.util.find_spec(name) is None]
+pytestmark = [
+    pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)} (pip install '.[remote-tests]')"),
+    # aiobotocore, moto and aiohttp have their own.
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore::zarr.errors.ZarrUserWarning"),
+]
+
+X: NDArray[np.float32] = np.random.default_rng(7).standard_normal((200, 60)).astype("f4")
+Y = np.asarray(leakycli.leaky_relu(X))
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with s3_server() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def bucket(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    """The name of an empty bucket of the test's own, on a server that the environment names."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in (environment(server) | {"XDG_STATE_HOME": str(tmp_path / "state"), "S3_SERVER_OF_TESTS": server}).items():
+        monkeypatch.setenv(name, value)
+    ask(server, monkeypatch)
+    name = f"bucket-{abs(hash(request.node.name)):x}"
+    s3().create_bucket(Bucket=name)
+    return name
+
+
+def ask(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have S3 asked for there, and by nobody who has asked elsewhere."""
+    import s3fs
+
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+@cache
+def client_of(endpoint: str) -> Any:
+    import boto3
+
+    return boto3.client("s3", endpoint_url=endpoint, aws_access_key_id="a", aws_secret_access_key="b", region_name="us-east-1")
+
+
+def s3() -> Any:
+    """A client of the server itself, whatever stands before it."""
+    return client_of(os.environ["S3_SERVER_OF_TESTS"])
+
+
+def objects(bucket: str, under: str = "") -> dict[str, bytes]:
+    client = s3()
+    found = client.list_objects_v2(Bucket=bucket, Prefix=under).get("Contents", [])
+    return {each["Key"]: client.get_object(Bucket=bucket, Key=each["Key"])["Body"].read() for each in found}
+
+
+def upload(folder: Path, bucket: str, name: str) -> str:
+    client = s3()
+    files = [folder] if folder.is_file() else [file for file in folder.rglob("*") if file.is_file()]
+    for file in files:
+        key = name if folder.is_file() else f"{name}/{file.relative_to(folder)}"
+        client.put_object(Bucket=bucket, Key=key, Body=file.read_bytes())
+    return f"s3://{bucket}/{name}"
+
+
+def local_files(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def hierarchy(path: Path, zarr_format: Any = 3) -> Path:
+    group = zarr.create_group(path, zarr_format=zarr_format, attributes={"title": "a"})
+    group.create_array("deep/x", data=X, chunks=(20, 30))
+    if zarr_format == 3:
+        group.create_array("sharded", data=X, chunks=(10, 30), shards=(100, 60))
+    half = group.create_array("sparse", shape=X.shape, dtype="f4", chunks=(20, 30), fill_value=-1)
+    half[:40] = X[:40]
+    group.create_array("labels", data=np.arange(90), chunks=(40,))
+    zarr.consolidate_metadata(path, zarr_format=zarr_format)
+    return path
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_a_hierarchy_goes_through_s3_as_it_goes_through_folders(bucket: str, tmp_path: Path, zarr_format: int) -> None:
+    source = hierarchy(tmp_path / "a.zarr", zarr_format)
+    expected = leakycli.apply(str(source), "expected.zarr")
+    url = upload(source, bucket, "a.zarr")
+    leakycli.apply(url, "from.zarr")
+    there = leakycli.apply(str(source), f"s3://{bucket}/to/b.zarr", Options(verify=True))
+    leakycli.apply(url, f"s3://{bucket}/c.zarr", Options(verify=True))
+    assert [replace(array, codec_pipeline=None) for array in there.arrays] == [
+        replace(array, codec_pipeline=None) for array in expected.arrays
+    ]
+    wanted = local_files(tmp_path / "expected.zarr")
+    for found in (local_files(tmp_path / "from.zarr"), *(objects(bucket, under) for under in ("to/b.zarr/", "c.zarr/"))):
+        named = {key.removeprefix("to/b.zarr/").removeprefix("c.zarr/"): data for key, data in found.items()}
+        assert named.keys() == wanted.keys()
+        # The order of the chunks in a shard is left to chance.
+        assert all(named[key] == data for key, data in wanted.items() if "sharded/c" not in key)
+    assert objects(bucket, "to/b.zarr.report.json")
+    assert leakycli.verify(url, f"s3://{bucket}/c.zarr").equal
+    # That it is done is known.
+    assert leakycli.apply(url, f"s3://{bucket}/c.zarr", Options(resume=True)).destination.bytes > 0
+    with pytest.raises(UsageError, match=r"no report says"):
+        leakycli.apply(url, f"s3://{bucket}/c.zarr", Options(resume=True, alpha=0.3))
+    assert not list((tmp_path / "state" / "leakycli").iterdir())
+
+
+def test_npy_from_s3_and_into_it(bucket: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", X)
+    url = upload(tmp_path / "x.npy", bucket, "deep/x.npy")
+    leakycli.apply(url, "y.npy")
+    assert np.load("y.npy").tobytes() == Y.tobytes()
+    leakycli.apply(url, f"s3://{bucket}/y.zarr", Options(chunks=(64, 60)))
+    leakycli.apply(f"s3://{bucket}/y.zarr", "again.npy", Options(alpha=1))
+    assert np.load("again.npy").tobytes() == Y.tobytes()
+    (tmp_path / "cut.npy").write_bytes((tmp_path / "x.npy").read_bytes()[:-9])
+    with pytest.raises(CorruptError, match=rf"s3://{bucket}/cut.npy: ended after"):
+        leakycli.apply(upload(tmp_path / "cut.npy", bucket, "cut.npy"), "z.npy")
+
+
+@pytest.mark.parametrize("fault", ["503", "reset", "cut", "slow"])
+def test_what_passes_is_tried_again(bucket: str, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
+    monkeypatch.setattr(remote, "FIRST_WAIT", 0.01)
+    source = upload(hierarchy(tmp_path / "a.zarr"), bucket, "a.zarr")
+    leakycli.apply("a.zarr", "expected.zarr")
+    with Proxy(server, some(0.1, fault)) as proxy:
+        ask(proxy.endpoint, monkeypatch)
+        leakycli.apply(source, f"s3://{bucket}/b.zarr")
+        assert proxy.disturbed > 5
+    found = {key.removeprefix("b.zarr/"): data for key, data in objects(bucket, "b.zarr/").items()}
+    wanted = local_files(tmp_path / "expected.zarr")
+    assert found.keys() == wanted.keys()
+    assert all(found[key] == data for key, data in wanted.items() if "sharded/c" not in key)
+
+
+def test_a_stream_goes_on_where_it_was_cut(bucket: str, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "FIRST_WAIT", 0.01)
+    np.save(tmp_path / "x.npy", X)
+    cuts = iter(["cut", "503", "reset", "cut"])
+    with web_server(tmp_path) as web, Proxy(web, lambda method, path: next(cuts, None)) as proxy:
+        leakycli.apply(f"{proxy.endpoint}/x.npy", "y.npy")
+    assert np.load("y.npy").tobytes() == Y.tobytes()
+
+
+def said(call: Callable[[], object]) -> LeakyError:
+    with pytest.raises(LeakyError) as raised:
+        call()
+    text = str(raised.value)
+    assert "\n" not in text
+    assert SECRET not in text
+    return raised.value
+
+
+def test_what_does_not_pass_is_one_line_that_names_bucket_and_key(
+    bucket: str, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "FIRST_WAIT", 0.001)
+    source = upload(hierarchy(tmp_path / "a.zarr"), bucket, "a.zarr")
+    error = said(lambda: leakycli.apply("s3://no-such-bucket/a.zarr", "b.zarr"))
+    assert isinstance(error, StorageError)
+    assert "s3://no-such-bucket/a.zarr" in str(error)
+    assert "there is no bucket of the name no-such-bucket" in str(error)
+    assert "there is no bucket" in str(said(lambda: leakycli.apply("a.zarr", "s3://no-such-bucket/b.zarr")))
+    cases = (("503", "busy or unavailable (503"), ("reset", "the connection failed"), ("403", "the credentials were not accepted"))
+    for fault, text in cases:
+        with Proxy(server, lambda method, path, fault=fault: fault if "c/3/0" in path else None) as proxy:  # type: ignore[misc]
+            ask(proxy.endpoint, monkeypatch)
+            error = said(partial(leakycli.apply, source, f"{fault}.zarr"))
+            assert isinstance(error, StorageError), fault
+            assert f"cannot read s3://{bucket}/a.zarr/deep/x/c/3/0: " in str(error)
+            assert text in str(error)
+            dest = f"s3://{bucket}/{fault}.zarr"
+            error = said(partial(leakycli.apply, "a.zarr", dest))
+            assert f"cannot write s3://{bucket}/{fault}.zarr/deep/x/c/3/0: " in str(error)
+            assert text in str(error)
+            assert "--resume" in str(error)
+            assert str(tmp_path / "state") in str(error)
+        # None of them has become a hierarchy.
+        assert not [key for key in objects(bucket, f"{fault}.zarr/") if key.endswith("zarr.json")]
+        ask(server, monkeypatch)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+    ask(server, monkeypatch)
+    assert "no credentials were found" in str(said(lambda: leakycli.apply(source, "b.zarr")))
+
+
+def test_a_chunk_that_is_cut_off_or_gone_is_told(bucket: str, tmp_path: Path) -> None:
+    for folder, chunk in (("a.zarr", "deep/x/c/1/1"), ("b.zarr", "sharded/c/1/0")):
+        source = upload(hierarchy(tmp_path / folder), bucket, folder)
+        data = (tmp_path / folder / chunk).read_bytes()
+        s3().put_object(Bucket=bucket, Key=f"{folder}/{chunk}", Body=data[:-11])
+        error = said(partial(leakycli.apply, source, "y.zarr"))
+        assert isinstance(error, CorruptError)
+        assert f"s3://{bucket}/{folder}/{chunk}: cannot be decoded" in str(error)
+        assert not os.path.lexists("y.zarr")
+
+
+def test_nothing_is_replaced(bucket: str, tmp_path: Path) -> None:
+    source = upload(hierarchy(tmp_path / "a.zarr"), bucket, "a.zarr")
+    before = objects(bucket)
+    for options in (Options(), Options(overwrite=True), Options(resume=True), Options(resume=True, overwrite=True)):
+        assert isinstance(said(partial(leakycli.apply, "a.zarr", source, options)), UsageError)
+    for dest in (source, f"{source}/deep/b.zarr", f"s3://{bucket}/a.zarr/"):
+        assert isinstance(said(partial(leakycli.apply, source, dest)), UsageError)
+    for dest in ("b.npy", "b.npz", "b.zarr.zip"):
+        assert "only a Zarr store" in str(said(partial(leakycli.apply, source, f"s3://{bucket}/{dest}")))
+    # A failure that no later run can mend takes its own away, and no more.
+    assert isinstance(
+        said(lambda: leakycli.apply("a.zarr", f"s3://{bucket}/b.zarr", Options(dtype="int32", strict=True, alpha=1e30))), LossError
+    )
+    assert objects(bucket) == before
+
+
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("chunks", [None, "10,60"])
+def test_a_run_that_was_ended_is_gone_on_from(
+    bucket: str, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunks: str | None, signum: int
+) -> None:
+    zarr.create_array(tmp_path / "a.zarr", data=X, chunks=(20, 60), attributes={"unit": "m"})
+    options = Options() if chunks is None else Options(chunks=(10, 60))
+    leakycli.apply("a.zarr", "expected.zarr", options)
+    dest, puts = f"s3://{bucket}/b.zarr", []
+
+    def slow(method: str, path: str) -> str | None:
+        if method == "PUT":
+            puts.append(path)
+            return "slow"
+        return None
+
+    with Proxy(server, slow) as proxy:
+        ask(proxy.endpoint, monkeypatch)
+        code = (
+            "from leakycli import journal, plan; journal.EVERY = 0; plan.REGION_BYTES = plan.UNIT_BYTES = 2400; "
+            "from leakycli.cli import main; main()"
+        )
+        command = [sys.executable, "-c", code, "apply", "a.zarr", dest, "--workers", "2", *(("--chunks", chunks) if chunks else ())]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE)
+        while len(puts) < 6:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signum)
+        stderr = process.communicate()[1].decode()
+        assert process.returncode == -signum
+        proxy.choose = lambda method, path: None
+        assert objects(bucket, "b.zarr/")
+        assert not [key for key in objects(bucket, "b.zarr/") if key.endswith("zarr.json")]
+        (journal,) = (tmp_path / "state" / "leakycli").glob("*.journal")
+        assert (str(journal) in stderr) == (signum == signal.SIGTERM)
+        assert "an unfinished run left" in str(said(lambda: leakycli.apply("a.zarr", dest, options)))
+        written: list[str] = []
+        proxy.choose = lambda method, path: written.append(path) if method == "PUT" else None
+        report = leakycli.apply("a.zarr", dest, Options(resume=True, verify=True, chunks=options.chunks))
+        assert report.resumed
+        # The documents come last, and after them the report.
+        assert [path.rpartition("/")[2] for path in written[-2:]] == ["zarr.json", "b.zarr.report.json"]
+        assert len(written) - 2 < (10 if chunks is None else 20)
+    found = {key.removeprefix("b.zarr/"): data for key, data in objects(bucket, "b.zarr/").items()}
+    assert found == local_files(tmp_path / "expected.zarr")
+    assert not list((tmp_path / "state" / "leakycli").iterdir())
+
+
+def test_a_group_becomes_one_last_of_all(bucket: str, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hierarchy(tmp_path / "a.zarr", 2)
+    written: list[str] = []
+    with Proxy(server, lambda method, path: written.append(path.partition("?")[0]) if method == "PUT" else None) as proxy:
+        ask(proxy.endpoint, monkeypatch)
+        leakycli.apply("a.zarr", f"s3://{bucket}/b.zarr")
+    documents = [path for path in written if path.rpartition("/")[2].startswith(".z")]
+    assert written[-len(documents) - 1 : -1] == documents
+    assert documents[-1] == f"/{bucket}/b.zarr/.zgroup"
+
+
+def test_from_a_web_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    hierarchy(tmp_path / "a.zarr")
+    hierarchy(tmp_path / "b.zarr", 2)
+    np.save(tmp_path / "x.npy", X)
+    with web_server(tmp_path) as web:
+        for name in ("a.zarr", "b.zarr"):
+            leakycli.apply(name, "expected.zarr", Options(overwrite=True))
+            leakycli.apply(f"{web}/{name}", "y.zarr", Options(overwrite=True, verify=True))
+            found, wanted = (zarr.open_group(each, mode="r") for each in ("y.zarr", "expected.zarr"))
+            for key in ("deep/x", "sparse", "labels"):
+                assert np.asarray(found[key][...]).tobytes() == np.asarray(wanted[key][...]).tobytes()  # type: ignore[index]
+            # What was not there is not there either.
+            assert local_files(tmp_path / "y.zarr").keys() == local_files(tmp_path / "expected.zarr").keys()
+        leakycli.apply(f"{web}/a.zarr/deep/x", "one.zarr")
+        leakycli.apply(f"{web}/x.npy?signature={SECRET}", "y.npy")
+        assert np.load("y.npy").tobytes() == Y.tobytes()
+        assert SECRET not in (tmp_path / "y.npy.report.json").read_text()
+        (tmp_path / "a.zarr" / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group"}')
+        assert "without consolidated metadata" in str(said(lambda: leakycli.apply(f"{web}/a.zarr", "z.zarr")))
+        assert "there is no such object" in str(said(lambda: leakycli.apply(f"{web}/none.npy", "z.npy")))
+
+
+def test_any_other_file_system_of_fsspec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    leakycli.apply(str(hierarchy(tmp_path / "a.zarr")), "expected.zarr")
+    leakycli.apply("a.zarr", "memory://b.zarr", Options(verify=True))
+    leakycli.apply("memory://b.zarr", "c.zarr", Options(alpha=1, provenance=False))
+    found, wanted = (zarr.open_group(each, mode="r") for each in ("c.zarr", "expected.zarr"))
+    for key in ("deep/x", "sharded", "sparse", "labels"):
+        assert np.asarray(found[key][...]).tobytes() == np.asarray(wanted[key][...]).tobytes()  # type: ignore[index]
+    for url in ("file:///tmp/a.zarr", "acme://a.zarr", "s3://a.npz"):
+        said(partial(leakycli.apply, url, "d.zarr"))
+
+
+def test_without_the_extra_it_says_what_to_install(leakycli: Run, tmp_path: Path) -> None:
+    (tmp_path / "s3fs.py").write_text("raise ImportError('no s3fs')")
+    (tmp_path / "aiohttp.py").write_text("raise ImportError('no aiohttp')")
+    for url, extra in (("s3://bucket/a.zarr", "leakycli[s3]"), ("https://host/a.npy", "leakycli[http]")):
+        done = leakycli("apply", url, "b.zarr", env={"PYTHONPATH": os.pathsep.join((str(tmp_path), *sys.path))})
+        assert done.returncode == 2
+        assert done.stderr.count(b"\n") == 1
+        assert f"pip install '{extra}'".encode() in done.stderr
+
+
+def test_credentials_are_in_nothing_that_is_written(
+    leakycli: Run, bucket: str, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hierarchy(tmp_path / "a.zarr")
+    for name in environment(server):
+        if name != "AWS_EC2_METADATA_DISABLED":
+            monkeypatch.delenv(name)
+    given = ("--storage-option", "key=AKIAEXAMPLE", f"--storage-option=secret={SECRET}", "--storage-option", f"endpoint_url={server}")
+    dest = f"s3://{bucket}/b.zarr"
+    printed = b""
+    for arguments in (
+        ("apply", "a.zarr", dest, "--verify", "--json", "--progress", "json", "--report", "r.json"),
+        ("apply", "a.zarr", dest),
+        ("apply", dest, "c.zarr", "--debug"),
+        ("info", dest, "--json"),
+        ("verify", "a.zarr", dest),
+        ("apply", dest, f"s3://user:{SECRET}@{bucket}/c.npy"),
+        ("apply", dest, "d.zarr", "--storage-option", SECRET),
+        ("apply", dest, "d.zarr", "--storage-option", "client_kwargs=[1]"),
+        ("apply", "a.zarr", f"s3://{bucket}-none/x.zarr"),
+    ):
+        done = leakycli(*arguments, *given)
+        printed += done.stdout + done.stderr
+        assert b"Traceback" not in done.stderr or "--debug" in arguments
+    files = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+    stored = b"".join(objects(bucket).values())
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert "key=***" in report["command"]
+    assert f"endpoint_url={server}" in report["command"]
+    for text in (printed, files, stored):
+        assert SECRET.encode() not in text
+        assert b"AKIAEXAMPLE" not in text
+
+
+def test_secrets_of_urls_are_not_shown() -> None:
+    assert redacted("https://me:pa@ss@host/a.npy?X-Sig=1 and s3://b/k") == "https://***@host/a.npy?*** and s3://b/k"
+    assert visible("a://u:p@h\n") == "a://***@h\\n"
+    assert redacted("C:/a?b") == "C:/a?b"
+
+
+def test_storage_options_are_json_or_text() -> None:
+    options = parse_options(("anon=true", "key=123", 'client_kwargs={"a": 1}', "endpoint_url=http://h", "profile=x=y"))
+    assert options == {"anon": True, "key": "123", "client_kwargs": {"a": 1}, "endpoint_url": "http://h", "profile": "x=y"}
+    for pair in (SECRET, f"={SECRET}"):
+        with pytest.raises(UsageError) as raised:
+            parse_options((pair,))
+        assert SECRET not in str(raised.value)
