@@ -15,6 +15,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import shutil
 import statistics
 import subprocess
@@ -109,7 +110,8 @@ def measured(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    command = " ".join(["python -m benchmarks", *(f"--{name} {getattr(given, name)}" for name in ("size", "runs", "files", "most"))])
+    options = [f"--{name} {getattr(given, name)}" for name in ("size", "runs", "files", "most")]
+    command = " ".join(["python -m benchmarks", *options, *(f"--only {shlex.quote(text)}" for text in given.only)])
     return {
         "date": date.today().isoformat(),
         "machine": machine(folder),
@@ -182,7 +184,10 @@ def machine(folder: Path) -> str:
     if Path("/proc/cpuinfo").exists():
         names = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
         model = names[0] if names else model
-    kind = subprocess.run(["stat", "-f", "-c", "%T", str(folder)], capture_output=True, text=True, check=False).stdout.strip()
+    # Not stat, to which ext2, ext3 and ext4 are one.
+    kind = ""
+    if shutil.which("findmnt"):
+        kind = subprocess.run(["findmnt", "-n", "-o", "FSTYPE", "-T", folder], capture_output=True, text=True, check=False).stdout.strip()
     system = f"{platform.system()} {platform.release()}, {kind or 'file system unknown'}"
     return f"{os.cpu_count()} processors ({model}), {memory} GiB of memory, {system}"
 

@@ -26,15 +26,17 @@ def _section(result: dict[str, Any]) -> str:
     lines += [f"{result['date']}. {result['machine']}.", ""]
     lines += [", ".join(f"{name} {version}" for name, version in result["versions"].items()) + ".", ""]
     lines += [f"`{result['command']}`", ""]
-    lines += ["| work | against | leakycli | peer | ratio | spread | accepted | goal | | peak memory: leakycli, projected, peer |"]
-    lines += ["|---|---|---|---|---|---|---|---|---|---|"]
+    lines += [
+        "| work | against | leakycli | peer | ratio | spread | accepted | goal | | peak memory: leakycli, projected, peer | projected: measured to 25 % above |"
+    ]
+    lines += ["|---|---|---|---|---|---|---|---|---|---|---|"]
     for row in result["rows"]:
         memory = ", ".join(_mib(row[name]) for name in ("memory", "projected", "peer_memory"))
         name = row["name"] + (f" ({row['size_ratio']:.3f} x its size)" if row.get("size_ratio") else "")
         lines.append(
             f"| {name} | {row['peer']} | {row['seconds']:.2f} s | {row['peer_seconds']:.2f} s | {row['ratio']:.2f} | "
             f"{row['spread'][0]:.2f} to {row['spread'][1]:.2f} | {_limit(row['accepted'])} | {_limit(row['goal'])} | "
-            f"{verdict(row['ratio'], row['accepted'], row['goal'])} | {memory} |"
+            f"{verdict(row['ratio'], row['accepted'], row['goal'])} | {memory} | {fits(row['memory'], row['projected'])} |"
         )
     lines.append("")
     for single in result["singles"]:
@@ -63,6 +65,10 @@ def verdict(ratio: float, accepted: float | None, goal: float | None) -> str:
     if accepted is None:
         return ""
     return "accepted" if ratio <= accepted else "**short**"
+
+
+def fits(measured: int, projected: int) -> str:
+    return "accepted" if measured <= projected <= 1.25 * measured else "**short**"
 
 
 def _limit(ratio: float | None) -> str:

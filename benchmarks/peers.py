@@ -28,9 +28,8 @@ import os, shutil, sys, dask.array as da, numpy as np, zarr
 source, dest = sys.argv[1:]
 os.mkdir(dest)
 shutil.copy(source + "/zarr.json", dest)
-x, out = da.from_zarr(source), zarr.open_array(dest, mode="r+")
-if out.shards:
-    x = x.rechunk(out.shards)
+out = zarr.open_array(dest, mode="r+")
+x = da.from_zarr(source, chunks=out.shards or out.chunks)
 da.store(da.where(x > 0, x, np.float32(0.2) * x), out, lock=False)
 """
 
