@@ -13,6 +13,7 @@ Whole processes, in turn with their peer, after one run each that does not count
 The page cache is warm, the destination is removed before each run, nobody flushes to disk. The ratio is leakycli's time over the peer's:
 below 1 leakycli is faster. What leakycli does beside the peer's work: full statistics and histograms of input and output, a report, a
 journal, and a result that appears whole or not at all. Results are compared with the peer's, value by value.
+Memory is accepted where the projected peak is not below the measured, and at most 25 % above it.
 
 """
 
