@@ -27,9 +27,7 @@ def _section(result: dict[str, Any]) -> str:
     lines += [f"{result['date']}. {result['machine']}.", ""]
     lines += [", ".join(f"{name} {version}" for name, version in result["versions"].items()) + ".", ""]
     lines += [f"`{result['command']}`", ""]
-    lines += [
-        "| work | against | leakycli | peer | ratio | spread | accepted | goal | | peak memory: leakycli, projected, peer | projected: measured to 25 % above |"
-    ]
+    lines += ["| work | against | leakycli | peer | ratio | spread | accepted | goal | | peak memory: leakycli, projected, peer | memory |"]
     lines += ["|---|---|---|---|---|---|---|---|---|---|---|"]
     for row in result["rows"]:
         memory = ", ".join(_mib(row[name]) for name in ("memory", "projected", "peer_memory"))

@@ -22,10 +22,13 @@ from leakycli.storage.flat import BoxReader, BoxWriter, SpoolingWriter, spooled
 
 #: Copies that codecs hold, encoded and decoded: of the chunk or shard that they are at (shards are put together from chunks; what is not in
 #: C order is turned), and of a region, of which pipelines that work on all its chunks at once hold more. Measured on 3.11 and 3.13.
-_OF_UNIT = 2.0
+_OF_UNIT = 1.75
 _OF_UNIT_TURNED = 3.0
 _OF_REGION = 0.25
-_OF_REGION_AT_ONCE = 1.5
+_OF_REGION_AT_ONCE = 1.6
+
+#: Bytes that their libraries keep in each worker.
+_LIBRARIES = 7 << 20
 
 
 def result_info(array: ArrayInfo, rule: Rule | None, format: str, layout: Layout, source: Source, member: Member) -> ArrayInfo:
@@ -70,7 +73,7 @@ def array_plan(
 def _codecs(ends: tuple[ArrayInfo, ArrayInfo], beside: float) -> Codecs:
     chunked = [(end, end.chunking) for end in ends if end.chunking is not None]
     at_once = any(chunking.at_once for _, chunking in chunked)
-    fixed = 0.0
+    fixed = float(_LIBRARIES)
     for end, chunking in chunked:
         fixed += _within(chunking.unit, end) * end.dtype.itemsize * (_OF_UNIT_TURNED if chunking.turned else _OF_UNIT)
     share = (_OF_REGION_AT_ONCE if at_once else _OF_REGION) + beside
