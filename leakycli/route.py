@@ -75,7 +75,8 @@ def _codecs(ends: tuple[ArrayInfo, ArrayInfo], beside: float) -> Codecs:
     at_once = any(chunking.at_once for _, chunking in chunked)
     fixed = float(_LIBRARIES)
     for end, chunking in chunked:
-        fixed += _within(chunking.unit, end) * end.dtype.itemsize * (_OF_UNIT_TURNED if chunking.turned else _OF_UNIT)
+        # At an edge of the array, too: chunks are stored whole.
+        fixed += prod(chunking.unit) * end.dtype.itemsize * (_OF_UNIT_TURNED if chunking.turned else _OF_UNIT)
     share = (_OF_REGION_AT_ONCE if at_once else _OF_REGION) + beside
     return Codecs(share, int(fixed), tuple(_within(chunking.chunks, end) for end, chunking in chunked))
 
