@@ -21,7 +21,7 @@ import zarr.codecs
 
 from leakycli import stopping
 from leakycli._version import __version__
-from leakycli.errors import LeakyError, LossError, UnsupportedError, UsageError, shown
+from leakycli.errors import LeakyError, LossError, SourceChangedError, UnsupportedError, UsageError, shown
 from leakycli.kernel import NanError
 from leakycli.regions import Box, Grid, Index
 from leakycli.rule import Rule
@@ -254,7 +254,9 @@ class ZarrTarget:
         skip = len(under) + 1 if under else 0
         for entry in source.files(member):
             stopping.check()
-            self._place.write(_under(member.key, entry.key[skip:]), source.tree.read(entry.key) or b"")
+            if (data := source.tree.read(entry.key)) is None:
+                raise SourceChangedError(f"{source.tree.where(entry.key)}: was deleted while it was read; restore it and run again")
+            self._place.write(_under(member.key, entry.key[skip:]), data)
 
     def state(self) -> Any:
         return None
