@@ -67,7 +67,7 @@ def info(source: str, storage_options: Mapping[str, Any] | None = None) -> Sourc
     with contextlib.closing(storage.open_source(storage.located(source, storage_options or {}))) as opened:
         usage = {member.key: found for member in opened.members if (found := opened.usage(member)) is not None}
         size = opened.identity().get("bytes")
-        if size is None and opened.format == "zarr":
+        if size is None and usage:
             size = sum(found.bytes for found in usage.values())
         return SourceInfo(opened.format, opened.members, size, usage)
 

@@ -99,7 +99,7 @@ def render_plan(values: dict[str, Any], stream: TextIO) -> None:
 
 
 def info_values(path: str, found: SourceInfo) -> dict[str, Any]:
-    """What `info` found as plain JSON values; bytes is None for a stream."""
+    """What `info` found as plain JSON values; bytes is None for a stream, and where there is no listing."""
     return {
         "path": visible(path),
         "format": found.format,
@@ -139,7 +139,7 @@ def _chunked(array: ArrayInfo, usage: Usage | None) -> dict[str, Any]:
 def render_info(values: dict[str, Any], stream: TextIO) -> None:
     """What `info_values` says; a hierarchy as a tree."""
     console = _console(stream)
-    size = "a stream" if values["bytes"] is None else _bytes(values["bytes"])
+    size = _bytes(values["bytes"]) if values["bytes"] is not None else "a stream" if values["format"] == "npy" else "size not known"
     _say(console, f"{values['path']}: {values['format']}, {size}")
     zarr = values["format"].startswith("zarr")
     lines = {array["name"]: _array_line(array) for array in values["arrays"]}
@@ -157,6 +157,9 @@ def _array_line(array: dict[str, Any]) -> str:
         return f"{line}{array['order']} order{swapped}, {array['elements']:,} elements, {_bytes(array['bytes'])}"
     line += f"chunks {_shape(tuple(array['chunks']))}" + (f" in shards {_shape(tuple(array['shards']))}" if array["shards"] else "")
     units = "shards" if array["shards"] else "chunks"
+    if array["units_stored"] is None:
+        # There is no listing behind its URL.
+        return f"{line}, {array['codecs']}{swapped}, {_bytes(array['bytes'])}"
     return (
         f"{line}, {array['codecs']}{swapped}, {array['units_stored']:,} of {array['units']:,} {units} stored, "
         f"{_bytes(array['bytes_stored'])} of {_bytes(array['bytes'])}"
