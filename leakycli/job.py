@@ -327,9 +327,8 @@ class Job:
         except (OSError, ValueError, TypeError, KeyError, RecursionError):
             pass
         if not self._options.overwrite or storage.is_url(self._dest_path):
-            raise UsageError(
-                f"{shown(self._dest_path)}: exists, and no report says that it is what this run gives; give --overwrite to replace it"
-            )
+            way = "remove it, or choose another name" if storage.is_url(self._dest_path) else "give --overwrite to replace it"
+            raise UsageError(f"{shown(self._dest_path)}: exists, and no report says that it is what this run gives; {way}")
         return None
 
     def _space(self, everything: bool = False) -> tuple[int, int]:

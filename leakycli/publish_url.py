@@ -27,6 +27,8 @@ class UrlPublication(Publication):
     def __init__(self, url: str, options: Mapping[str, Any], resume: bool = False, flush: bool = False) -> None:
         """Raises UsageError where there is something under the URL and it is not to be gone on from."""
         self.partial: Remote = Remote(url, options, held={})
+        if not self.partial.listed:
+            raise UsageError(f"{shown(url)}: nothing is written to a web server; name a folder, or a URL of an object store")
         told = f"{self.partial.endpoint}\0{url}".encode("utf-8", "surrogateescape")
         name = re.sub(r"[^A-Za-z0-9.-]", "_", name_in(url))[-80:]
         beside = os.path.join(state_folder(), f"{name}.{hashlib.blake2b(told, digest_size=8).hexdigest()}")
@@ -63,13 +65,15 @@ class UrlPublication(Publication):
         past = self._load(durable=True)
         if not self._resume:
             self._refuse_occupied(ours)
-        if self._resume and not ours and self.partial.occupied():
-            # Of another run, or complete: whoever looks at it next says which.
+        occupied = self._resume and self.partial.occupied()
+        root = self._root(self.partial) if occupied else None
+        self._published = root is not None and past is not None and past.published is not None and past.published["file"] == root
+        if occupied and (not ours or (root is not None and not self._published)):
+            # Of another run, or complete: whoever looks at it next says which. A run that has not come to its end has no root.
             return
         self._ours = True
-        if past is not None and self._resume and self.partial.occupied():
+        if past is not None and occupied:
             self.past = past
-            self._published = past.published is not None and any(text is not None for text in self.partial.read_all(list(DOCUMENTS)))
         else:
             self._clean(done=False)
             self.journal.clear()
@@ -92,8 +96,16 @@ class UrlPublication(Publication):
     def temporary(self, report: str) -> str:
         return f"{self._journal}.report"
 
-    def _identity(self) -> None:
-        return None
+    def _identity(self) -> str | None:
+        return self._root(self.partial)
+
+    @staticmethod
+    def _root(remote: Remote) -> str | None:
+        """What tells the hierarchy at `remote` from others, by the documents of its root; None where it is none."""
+        found = dict(zip(METADATA, remote.read_all(list(METADATA)), strict=True))
+        if all(found[name] is None for name in DOCUMENTS):
+            return None
+        return hashlib.blake2b(repr(found).encode(), digest_size=16).hexdigest()
 
     def _publish(self) -> None:
         assert self.partial.held is not None

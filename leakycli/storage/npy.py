@@ -256,6 +256,10 @@ class Stream(Protocol):
         """Put the next bytes, at least one, into `view`; returns how many, 0 at the end. Raises StorageError."""
         ...
 
+    def state(self) -> dict[str, Any]:
+        """What is another when the bytes come from something else; nothing where that cannot be told."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -275,6 +279,9 @@ class PipeStream:
             return os.readv(self._fd, [view])
         except OSError as error:
             raise storage_error(error, self.name, "cannot read") from None
+
+    def state(self) -> dict[str, Any]:
+        return {}
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -330,12 +337,12 @@ class NpyStreamSource(FlatSource):
     def __init__(self, path: str | Remote) -> None:
         self._stream: Stream = PipeStream(path) if isinstance(path, str) else path.stream()
         try:
+            self.opened = self._stream.state()
             info, _ = read_header(partial(_exactly, self._stream), self._stream.name)
         except BaseException:
             self._stream.close()
             raise
         self.members = (Member("", "", info),)
-        self.opened: dict[str, Any] = {}
 
     def sequential(self, member: Member) -> bool:
         return True
@@ -348,7 +355,7 @@ class NpyStreamSource(FlatSource):
         raise NotImplementedError("the one array of a .npy file is never copied")
 
     def identity(self) -> dict[str, Any]:
-        return {}
+        return self._stream.state()
 
     def close(self) -> None:
         self._stream.close()

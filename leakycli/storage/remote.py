@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from functools import partial
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from leakycli import stopping
-from leakycli.errors import LeakyError, StorageError, UsageError, redacted, shown
+from leakycli.errors import LeakyError, SourceChangedError, StorageError, UsageError, redacted, shown
 from leakycli.storage.urls import is_url
 
 T = TypeVar("T")
@@ -63,7 +64,9 @@ class Remote:
             raise UsageError(f"{shown(url)}: is here; give its path instead of a URL")
         # A web server's is a signature, as a rule, which all that is under the URL is asked for with; a key elsewhere may have a "?".
         base, *query = [url] if self.listed else url.split("?", 1)
-        self._base, self._query = base.rstrip("/"), "".join(f"?{text}" for text in query)
+        self._base, self.query = base.rstrip("/"), "".join(f"?{text}" for text in query)
+        if self.scheme in _EXTRAS and not _host(url):
+            raise UsageError(f"{shown(url)}: names no {'bucket' if self.listed else 'server'}")
         try:
             self.fs = self._opened()
         except ImportError as error:
@@ -89,7 +92,7 @@ class Remote:
             waits = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=30)
             options["client_kwargs"] = {"trust_env": True, "timeout": waits, **options.get("client_kwargs", {})}
         # The same for the same options, as fsspec keeps them: a client of S3 takes a while to make.
-        fs = kind(**options, use_listings_cache=False)
+        fs = kind(**{**options, "use_listings_cache": False, "asynchronous": False})
         if getattr(fs, "retries", None):
             fs.retries = 1
         return fs if fs.async_impl else AsyncFileSystemWrapper(fs, asynchronous=False)
@@ -115,7 +118,7 @@ class Remote:
 
     def path(self, key: str) -> str:
         """What fsspec calls it."""
-        path: str = self.fs._strip_protocol(self._under(key) + self._query)
+        path: str = self.fs._strip_protocol(self._under(key) + self.query)
         return path
 
     def _under(self, key: str) -> str:
@@ -160,6 +163,13 @@ class Remote:
         """Bytes under `key`, None where that is not told. Raises FileNotFoundError, StorageError."""
         found: dict[str, Any] = self.run(self.persist(lambda: self.fs._info(self.path(key)), key, "cannot read"))
         return found.get("size")
+
+    def state(self, key: str) -> str:
+        """What is another when what is under `key` is another; "" where there is nothing. Raises StorageError."""
+        with contextlib.suppress(FileNotFoundError):
+            found = self.run(self.persist(lambda: self.fs._info(self.path(key)), key, "cannot read"))
+            return hashlib.blake2b(repr(sorted(found.items())).encode(), digest_size=16).hexdigest()
+        return ""
 
     def children(self, key: str) -> list[tuple[str, bool]]:
         """The keys directly under `key`, by name, and whether each stands for more under it."""
@@ -251,7 +261,8 @@ class Remote:
                 return await self._unless_stopped(make(), key, doing)
             except (LeakyError, IsADirectoryError, NotADirectoryError):
                 raise
-            except Exception as error:
+            except Exception as raised:
+                error = _meant(raised)
                 code, status = _told(error)
                 if isinstance(error, FileNotFoundError) and code != "NoSuchBucket":
                     raise
@@ -291,7 +302,8 @@ class Remote:
 
     def scrubbed(self, text: str) -> str:
         """What another library says, in one line and without a value that may be a secret."""
-        for value in sorted(_texts(self.options), key=len, reverse=True):
+        user = _host(self.url).rpartition("@")[0]
+        for value in sorted({*_texts(self.options), *_texts([self.query[1:], user, *user.split(":")])}, key=len, reverse=True):
             text = text.replace(value, "***")
         return shown(" ".join(redacted(text).split()))[:300]
 
@@ -313,6 +325,7 @@ class RemoteStream:
         self.name = remote.where()
         self._remote, self._at, self._rest = remote, 0, memoryview(b"")
         self._response: Any = None
+        self._version: tuple[str | None, ...] | None = None
         self._size: int | None = None
         try:
             if remote.listed:
@@ -351,8 +364,9 @@ class RemoteStream:
                 response = await session.get(fs.encode_url(self._remote.path("")), **{**fs.kwargs, "headers": headers})
                 if response.status == 416 and self._at:
                     return b""
-                fs._raise_not_found_for_status(response, self.name)
                 self._response, skip = response, self._at if response.status == 200 else 0
+                fs._raise_not_found_for_status(response, self.name)
+                self._check_same(response)
             content = self._response.content
             while skip:
                 # It does not know ranges, and begins anew.
@@ -363,6 +377,19 @@ class RemoteStream:
             self._close()
             raise
 
+    def _check_same(self, response: Any) -> None:
+        """Raise where a response is not of the file that was begun with, or not of the part that was asked for."""
+        version = tuple(response.headers.get(name) for name in ("ETag", "Last-Modified"))
+        if self._version not in (None, version):
+            raise SourceChangedError(f"{self.name}: changed while it was read; run again when it is left alone")
+        self._version = version
+        if response.status == 206 and not response.headers.get("Content-Range", "").startswith(f"bytes {self._at}-"):
+            raise StorageError(f"cannot read {self.name}: the server gives another part than was asked for")
+
+    def state(self) -> dict[str, Any]:
+        """What is another when the object is another. A web server's file is looked at when a connection is made, and only then."""
+        return {"state_blake2b": self._remote.state("")} if self._remote.listed else {}
+
     def _close(self) -> None:
         if self._response is not None:
             self._response.close()
@@ -370,6 +397,11 @@ class RemoteStream:
 
     def close(self) -> None:
         self._remote.fs.loop.call_soon_threadsafe(self._close)
+
+
+def _host(url: str) -> str:
+    """The bucket or the server in a URL, with the user before it."""
+    return url.partition("://")[2].partition("/")[0].partition("?")[0]
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -382,6 +414,16 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(inner)
     elif isinstance(value, str) and len(value) >= 4 and not is_url(value):
         yield value
+
+
+def _meant(error: Exception) -> Exception:
+    """The error itself; or, where another was taken for "not there", as fsspec takes whatever a web server says, that other."""
+    cause = error.__cause__
+    if isinstance(error, FileNotFoundError) and isinstance(cause, Exception):
+        code, status = _told(cause)
+        if status not in (0, 404) or _passing(cause, code, status):
+            return cause
+    return error
 
 
 def _told(error: BaseException) -> tuple[str, int]:

@@ -27,7 +27,9 @@ class RemoteStore(FsspecStore):
     def __init__(self, remote: Remote, read_only: bool) -> None:
         # Not FsspecStore's, which wants a file system that lives on zarr's loop.
         Store.__init__(self, read_only=read_only)
-        self.fs, self.path, self.allowed_exceptions = remote.fs, remote.path(""), (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+        self.fs, self.allowed_exceptions = remote.fs, (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+        # A query follows the key.
+        self.path = remote.path("").removesuffix(remote.query)
         self._remote = remote
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -44,14 +46,20 @@ class RemoteStore(FsspecStore):
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         if self._remote.held is not None and (data := self._remote.held.get(key)) is not None:
             return prototype.buffer.from_bytes(data)
+        asked = key + self._remote.query
         return await self._remote.elsewhere(
-            self._remote.persist(lambda: super(RemoteStore, self).get(key, prototype, byte_range), key, "cannot read")
+            self._remote.persist(lambda: super(RemoteStore, self).get(asked, prototype, byte_range), key, "cannot read")
         )
 
     async def exists(self, key: str) -> bool:
         if self._remote.held is not None and key in self._remote.held:
             return True
-        return await self._remote.elsewhere(self._remote.persist(lambda: super(RemoteStore, self).exists(key), key, "cannot read"))
+        try:
+            # Not fsspec's own question, which takes a web server that is down for "no".
+            await self._remote.elsewhere(self._remote.persist(lambda: self.fs._info(self._remote.path(key)), key, "cannot read"))
+        except FileNotFoundError:
+            return False
+        return True
 
     async def set(self, key: str, value: Buffer, byte_range: tuple[int, int] | None = None) -> None:
         if self._remote.held is not None and is_document(key):
