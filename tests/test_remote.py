@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -407,18 +408,44 @@ def test_a_stream_that_becomes_another_is_told(bucket: str, server: str, tmp_pat
     assert not (tmp_path / "y.npy").exists()
 
 
-def test_a_copied_chunk_that_goes_away_is_told(bucket: str, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("chunk", ["labels/c/1", "deep/x/c/1/1", "sharded/c/1/0"])
+def test_a_chunk_that_goes_away_is_told(bucket: str, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk: str) -> None:
     source = upload(hierarchy(tmp_path / "a.zarr"), bucket, "a.zarr")
 
     def gone(method: str, path: str) -> None:
-        if method == "GET" and "labels/c/1" in path:
-            s3().delete_object(Bucket=bucket, Key="a.zarr/labels/c/1")
+        if method == "GET" and chunk in path:
+            s3().delete_object(Bucket=bucket, Key=f"a.zarr/{chunk}")
 
     with Proxy(server, gone) as proxy:
         ask(proxy.endpoint, monkeypatch)
         error = said(lambda: leakycli.apply(source, "y.zarr"))
     assert isinstance(error, SourceChangedError)
-    assert f"s3://{bucket}/a.zarr/labels/c/1: was deleted" in str(error)
+    assert f"s3://{bucket}/a.zarr/{chunk}: was deleted" in str(error)
+
+
+def test_a_signal_does_not_wait_for_a_server(bucket: str, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hierarchy(tmp_path / "a.zarr")
+    asked, over = threading.Event(), threading.Event()
+
+    def hanging(method: str, path: str) -> None:
+        if method == "PUT":
+            asked.set()
+            over.wait(60)
+
+    with Proxy(server, hanging) as proxy:
+        ask(proxy.endpoint, monkeypatch)
+        command = [sys.executable, "-m", "leakycli", "apply", "a.zarr", f"s3://{bucket}/b.zarr", "--quiet", "--skip", "labels"]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE)
+        try:
+            assert asked.wait(60)
+            process.send_signal(signal.SIGINT)
+            stderr = process.communicate(timeout=20)[1]
+        finally:
+            over.set()
+            process.kill()
+    assert process.returncode == -signal.SIGINT
+    assert stderr.count(b"\n") == 1
+    assert b"interrupted by SIGINT" in stderr
 
 
 def test_what_another_completed_is_not_gone_on_from(bucket: str, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -541,6 +568,8 @@ def test_what_libraries_say_of_a_url_is_without_its_secrets(bucket: str, tmp_pat
     url = f"s3://user:{SECRET}@{bucket}/x.zarr"
     for call in (lambda: leakycli.apply("a.zarr", url), lambda: leakycli.apply(url, "b.zarr")):
         assert "Invalid bucket name" in str(said(call))
+    region = Options(storage_options={"client_kwargs": {"region_name": f"{SECRET} {SECRET}"}})
+    assert "Provided region_name '***'" in str(said(lambda: leakycli.apply(f"s3://{bucket}/a.zarr", "b.zarr", region)))
 
 
 def test_secrets_of_urls_are_not_shown() -> None:
