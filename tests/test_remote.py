@@ -137,6 +137,22 @@ def test_a_hierarchy_goes_through_s3_as_it_goes_through_folders(bucket: str, tmp
     assert not list((tmp_path / "state" / "leakycli").iterdir())
 
 
+def test_marks_of_folders_are_passed_over(bucket: str, tmp_path: Path) -> None:
+    source = upload(hierarchy(tmp_path / "a.zarr"), bucket, "a.zarr")
+    for name in ("", "deep/", "deep/x/", "deep/x/c/", "labels/", "labels/c/", "empty/"):
+        s3().put_object(Bucket=bucket, Key=f"a.zarr/{name}", Body=b"")
+    leakycli.apply("a.zarr", "expected.zarr")
+    leakycli.apply(source, "y.zarr", Options(verify=True))
+    leakycli.apply(source, f"s3://{bucket}/b.zarr", Options(verify=True))
+    wanted = local_files(tmp_path / "expected.zarr").keys()
+    assert local_files(tmp_path / "y.zarr").keys() == wanted
+    assert {key.removeprefix("b.zarr/") for key in objects(bucket, "b.zarr/")} == wanted
+    assert leakycli.info(source).bytes == leakycli.info("a.zarr").bytes
+    # But what somebody made is not written into.
+    s3().put_object(Bucket=bucket, Key="c.zarr/", Body=b"")
+    assert "there are objects there" in str(said(lambda: leakycli.apply(source, f"s3://{bucket}/c.zarr")))
+
+
 def test_npy_from_s3_and_into_it(bucket: str, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", X)
     url = upload(tmp_path / "x.npy", bucket, "deep/x.npy")

@@ -177,7 +177,8 @@ class Remote:
         async def listing() -> dict[str, bool]:
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 entries = await self.persist(lambda: self.fs._ls(self.path(key), detail=True), key, "cannot list")
-                return {name: entry["type"] == "directory" for entry in entries if (name := self._key(entry["name"])) not in (key, None)}
+                named = ((self._key(entry["name"].rstrip("/")), entry["type"]) for entry in entries)
+                return {name: kind == "directory" for name, kind in named if name is not None and name != key}
             return {}
 
         found = self.run(listing())
@@ -214,9 +215,9 @@ class Remote:
             yield [(name, entry["size"]) for each, entry in entries.items() if (name := self._key(each)) is not None]
 
     def _key(self, path: str) -> str | None:
-        """The key of what fsspec calls `path`; None where it is not under the URL."""
+        """The key of what fsspec calls `path`, with a "/" at its end where it has one; None where it is not under the URL."""
         base = self.path("").rstrip("/")
-        return path[len(base) :].strip("/") if path.startswith(f"{base}/") or path == base else None
+        return path[len(base) :].lstrip("/") if path.startswith(f"{base}/") or path == base else None
 
     def stream(self) -> RemoteStream:
         """What is at the URL, from front to back. Raises StorageError."""

@@ -313,7 +313,8 @@ class UrlTree:
         return sorted(nodes)
 
     def walk(self, key: str) -> Iterator[Entry]:
-        return (Entry(name, False, size) for name, size in self.remote.walk(key))
+        # Consoles and other tools mark what they show as folders by empty objects, whose names end so.
+        return (Entry(name, False, size) for name, size in self.remote.walk(key) if name and not name.endswith("/"))
 
     def holds(self, key: str) -> bool:
         try:
