@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache, partial
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from leakycli.errors import CorruptError, LeakyError, LossError, SourceChangedEr
 from leakycli.storage import parse_options, remote
 
 from .conftest import Run
-from .remote import SECRET, Proxy, environment, s3_server, some, web_server
+from .remote import SECRET, Proxy, Server, environment, s3_server, some, web_server
 
 MISSING = [name for name in ("s3fs", "aiohttp", "moto", "werkzeug") if importlib.util.find_spec(name) is None]
 pytestmark = [
@@ -421,6 +422,36 @@ def test_a_stream_that_becomes_another_is_told(bucket: str, server: str, tmp_pat
     np.save(tmp_path / "other.npy", X + 1)
     with web_server(tmp_path) as web, Proxy(web, replaced) as proxy:
         assert isinstance(said(lambda: leakycli.apply(f"{proxy.endpoint}/x.npy", "y.npy")), SourceChangedError)
+    assert not (tmp_path / "y.npy").exists()
+
+
+def test_another_part_than_was_asked_for_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(remote, "FIRST_WAIT", 0.01)
+    np.save(tmp_path / "x.npy", X)
+    data = (tmp_path / "x.npy").read_bytes()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            """Half of the file, and then the connection ends; the same again, whatever part is asked for."""
+            again = "Range" in self.headers
+            self.send_response(206 if again else 200)
+            self.send_header("Content-Length", str(len(data)))
+            if again:
+                self.send_header("Content-Range", f"bytes 0-{len(data) - 1}/{len(data)}")
+            self.end_headers()
+            self.wfile.write(data[: len(data) // 2])
+            self.wfile.flush()
+            time.sleep(0.5)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with Server(("127.0.0.1", 0), Handler) as web:
+        threading.Thread(target=web.serve_forever, daemon=True).start()
+        error = said(lambda: leakycli.apply(f"http://127.0.0.1:{web.server_port}/x.npy", "y.npy"))
+        web.shutdown()
+    assert "another part than was asked for" in str(error)
     assert not (tmp_path / "y.npy").exists()
 
 
