@@ -235,6 +235,12 @@ def test_what_does_not_pass_is_one_line_that_names_bucket_and_key(
     assert "no credentials were found" in str(said(lambda: leakycli.apply(source, "b.zarr")))
 
 
+def test_a_profile_that_is_not_there_is_called_that(bucket: str, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "no-such")
+    ask(server, monkeypatch)
+    assert "The config profile (no-such) could not be found" in str(said(lambda: leakycli.apply(f"s3://{bucket}/a.zarr", "b.zarr")))
+
+
 def test_a_chunk_that_is_cut_off_or_gone_is_told(bucket: str, tmp_path: Path) -> None:
     for folder, chunk in (("a.zarr", "deep/x/c/1/1"), ("b.zarr", "sharded/c/1/0")):
         source = upload(hierarchy(tmp_path / folder), bucket, folder)

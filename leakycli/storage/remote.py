@@ -45,7 +45,7 @@ _PASSING_CLASSES = {
     "TimeoutError",
 }
 
-_NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "TokenRetrievalError", "ProfileNotFound"}
+_NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "TokenRetrievalError"}
 _BAD_CREDENTIALS = {"AuthorizationHeaderMalformed", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch", "401"}
 _DENIED = {"AccessDenied", "AllAccessDisabled", "AccountProblem", "403"}
 
