@@ -113,27 +113,47 @@ class OnePass:
         self._native = np.empty(piece, rule.source)
         self._table = Table(rule) if by_table(rule, size) else None
         self._patterns = None if self._table is None else Patterns(rule)
+        self._plain: PlainPair | None = None
         if self._table is None:
             self._kernel = Kernel(rule, piece)
             self._mask, self._wide = np.empty(piece, np.bool_), np.empty(piece, np.float64)
             plain = rule.source == rule.dtype and rule.source.kind == "f" and rule.source.itemsize > 2 and rule.monotone
-            self._plain = PlainPair(rule.dtype, rule.factor, piece) if plain else None
+            if plain:
+                self._plain = PlainPair(rule.dtype, rule.factor, piece)
         self._histograms = Histogram(rule.source), Histogram(rule.dtype)
+        self._clear()
         self._out = np.empty(0, rule.dtype)
         self._samples = np.empty(_SAMPLES, rule.source), np.empty(_SAMPLES, rule.dtype)
         self._sampled = 0
 
     def __call__(self, x: Array, y: Array, start: int) -> UnitResult:
-        """Transform the unit `x` into `y`, of the same shape, in any byte and memory order, not the same memory. start: its flat index.
-
-        Where there are `Patterns` (see `take`), all is told by them and nothing by what is returned.
-        Raises NanError with the position in `x` (in C order) where a NaN has no integer.
-        """
+        """Transform a whole unit: `add` and `unit`."""
         with np.errstate(all="ignore"):
-            if self._table is None or self._patterns is None:
-                return self._by_kernel(x, y, start)
+            self.add(x, y, start)
+        return self.unit()
+
+    def add(self, x: Array, y: Array, start: int) -> None:
+        """Transform `x`, a unit or a piece of one, into `y`, of the same shape, in any byte and memory order, not the same memory.
+
+        start: the flat index of the first element. Floating-point errors must be silenced by the caller (`np.errstate`). Raises NanError
+        with the position in `x` (in C order) where a NaN has no integer; what was added since the last `unit` is then of no use.
+        """
+        if self._table is None or self._patterns is None:
+            self._by_kernel(x, y, start)
+        else:
             self._by_table(self._table, self._patterns, x, y)
-            return UnitResult(Summary(), Summary(), Losses())
+
+    def unit(self) -> UnitResult:
+        """What was added since the last time. Where there are `Patterns` (see `take`), all is told by them and nothing by this."""
+        self._take_plain()
+        before, after = self._summaries
+        lost = losses(self.rule, _counts(before), _counts(after), self._clipped, self._replaced)
+        self._clear()
+        return UnitResult(before, after, lost)
+
+    def _clear(self) -> None:
+        self._summaries = Summary(), Summary()
+        self._clipped = self._replaced = 0
 
     def take(self) -> tuple[tuple[Histogram, Histogram], Patterns | None]:
         """The histograms (before, after) since the last time, or the patterns for an array that goes by table."""
@@ -150,6 +170,9 @@ class OnePass:
 
         How a unit is cut depends on its shape alone, so that it has the same statistics wherever it lies.
         """
+        if 0 < x.size <= self._piece and all(end.dtype.isnative and end.flags.c_contiguous for end in (x, y)):
+            yield 0, x.reshape(-1), y.reshape(-1)
+            return
         for at, piece in cuts(x.shape, self._piece):
             px, py = x[piece], y[piece]
             if not (px.dtype.isnative and px.flags.c_contiguous):
@@ -167,39 +190,36 @@ class OnePass:
                 yield at, px.reshape(-1), out
                 np.copyto(py, out.reshape(py.shape))
 
-    def _by_kernel(self, x: Array, y: Array, start: int) -> UnitResult:
-        before = after = Summary()
-        clipped = replaced = 0
+    def _by_kernel(self, x: Array, y: Array, start: int) -> None:
         for at, px, py in self._pieces(x, y):
             try:
-                lost = self._kernel(px, py)
+                clipped, replaced = self._kernel(px, py)
             except NanError as error:
+                self._clear()
                 raise NanError(at + error.position) from None
-            clipped, replaced = clipped + lost[0], replaced + lost[1]
+            self._clipped, self._replaced = self._clipped + clipped, self._replaced + replaced
             if self._plain is None or not self._plain.add(px, py):
-                before, after = self._taken(before, after)
+                self._take_plain()
+                before, after = self._summaries
                 before = before.merge(summarise(px, self._mask, self._wide))
-                after = after.merge(summarise(py, self._mask, self._wide))
-            self._sample(px, py, slice(-(start + at) % self._stride, None, self._stride))
-        before, after = self._taken(before, after)
-        lost_in_all = losses(self.rule, _counts(before), _counts(after), clipped, replaced)
-        return UnitResult(before, after, lost_in_all)
+                self._summaries = before, after.merge(summarise(py, self._mask, self._wide))
+            sample = slice(-(start + at) % self._stride, None, self._stride)
+            self._sample(px[sample], py[sample])
 
-    def _taken(self, before: Summary, after: Summary) -> tuple[Summary, Summary]:
-        """With the plain pieces that came after them."""
-        if self._plain is None:
-            return before, after
-        plain = self._plain.take()
-        return before.merge(plain[0]), after.merge(plain[1])
+    def _take_plain(self) -> None:
+        """Put the plain pieces that came last with the others."""
+        if self._plain is not None:
+            (before, after), plain = self._summaries, self._plain.take()
+            self._summaries = before.merge(plain[0]), after.merge(plain[1])
 
-    def _sample(self, x: Array, y: Array, sample: slice) -> None:
-        sampled = x[sample], y[sample]
-        for at in range(0, sampled[0].size, _SAMPLES):
-            size = min(sampled[0].size - at, _SAMPLES)
+    def _sample(self, x: Array, y: Array) -> None:
+        """Let samples of one size wait for their histograms."""
+        for at in range(0, x.size, _SAMPLES):
+            size = min(x.size - at, _SAMPLES)
             if self._sampled + size > _SAMPLES:
                 self._flush(self._histograms)
-            for waiting, values in zip(self._samples, sampled, strict=True):
-                waiting[self._sampled : self._sampled + size] = values[at : at + size]
+            waiting = slice(self._sampled, self._sampled + size)
+            self._samples[0][waiting], self._samples[1][waiting] = x[at : at + size], y[at : at + size]
             self._sampled += size
 
     def _flush(self, histograms: tuple[Histogram, Histogram]) -> None:

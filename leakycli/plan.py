@@ -4,7 +4,7 @@ The projected peak of resident memory, in bytes, is
 
     baseline + ALLOWANCE + workers x (part in + part out + codecs + scratch) + window x (fetched + payload) + presence
 
-where a part is what is read at once (a unit of a flat array, a region of a chunk grid), codecs is what a chunked format takes beside it
+where a part is what is read at once (a piece of a flat array, a region of a chunk grid), codecs is what a chunked format takes beside it
 (`Codecs`), the window's term is there only for a side that must be read or written in order, whose regions wait in memory, and presence
 is one bit for each write unit.
 """
@@ -22,6 +22,10 @@ from leakycli.regions import Box, Grid, Index, Presence, Span, spans
 
 #: Bytes of input in a unit of a flat array. Statistics are kept per unit, so this number is part of what a report says.
 UNIT_BYTES = 1 << 21
+
+#: Bytes of a flat array that are read, transformed and written at once: with its result a part about fits into a core's own cache, and
+#: large writes cost more, as the system looks for large pages for them.
+PART_BYTES = 1 << 19
 
 #: Units in a region of a flat array: enough to make the cost of a task small, few enough to stop quickly.
 REGION_UNITS = 4
@@ -103,8 +107,8 @@ class ArrayPlan(ABC, Generic[R]):
         """What is read, and written, at once: parts that cover what is worked on in `region` exactly once."""
 
     @abstractmethod
-    def units(self, part: R) -> Iterator[tuple[Selection, int]]:
-        """The units that `part` holds, whole: what selects each from it, and its address: that of its first element."""
+    def units(self, part: R) -> Iterator[tuple[Selection, int, bool]]:
+        """The units that `part` holds, or pieces of: what selects each from it, the address of its first element, whether it ends a unit."""
 
     @abstractmethod
     def index(self, part: R, selection: Selection, shape: Index, position: int) -> int | Index:
@@ -126,9 +130,10 @@ class ArrayPlan(ABC, Generic[R]):
 
 @dataclass(frozen=True, slots=True)
 class FlatPlan(ArrayPlan[Span]):
-    """An array that goes through its flat buffer. elements, unit and region are in elements."""
+    """An array that goes through its flat buffer. elements, part, unit and region are in elements."""
 
     elements: int
+    part: int
     unit: int
     region: int
 
@@ -137,8 +142,11 @@ class FlatPlan(ArrayPlan[Span]):
         cls, name: str, size: int, itemsizes: tuple[int, int], scratch: int = 0, ordered: tuple[bool, bool] = (False, False)
     ) -> FlatPlan:
         """The plan for an array of `size` elements; itemsizes and ordered (must go front to back) are (in, out)."""
-        unit = UNIT_BYTES // itemsizes[0] if itemsizes[0] <= UNIT_BYTES else 1
-        return cls(name, *itemsizes, scratch, *ordered, size, unit, unit * (2 if any(ordered) else REGION_UNITS))
+        unit = UNIT_BYTES // itemsizes[0]
+        # What goes in order waits in memory whole, and is compressed in pieces that are better large.
+        part = unit if any(ordered) else min(PART_BYTES // itemsizes[0], unit)
+        region = unit * (2 if any(ordered) else REGION_UNITS)
+        return cls(name, *itemsizes, scratch, *ordered, size, part, unit, region)
 
     @property
     def size(self) -> int:
@@ -163,17 +171,17 @@ class FlatPlan(ArrayPlan[Span]):
         return [self.unit, self.region]
 
     def parts(self, region: Span) -> Iterator[Span]:
-        return spans(region.start, region.stop, self.unit)
+        return spans(region.start, region.stop, self.part)
 
-    def units(self, part: Span) -> Iterator[tuple[Selection, int]]:
-        yield (...,), part.start
+    def units(self, part: Span) -> Iterator[tuple[Selection, int, bool]]:
+        yield (...,), part.start, part.stop == self.elements or not part.stop % self.unit
 
     def index(self, part: Span, selection: Selection, shape: Index, position: int) -> int:
         return part.start + position
 
     @property
     def largest_part(self) -> int:
-        return min(self.unit, self.elements)
+        return min(self.part, self.elements)
 
     def memory(self, workers: int) -> int:
         each = self.largest_part * (self.itemsize_in + self.itemsize_out) + self.scratch
@@ -293,10 +301,10 @@ class GridPlan(ArrayPlan[Box]):
         else:
             yield from (self.grid.box(self.grid.index(n)) for n in present)
 
-    def units(self, part: Box) -> Iterator[tuple[Selection, int]]:
+    def units(self, part: Box) -> Iterator[tuple[Selection, int, bool]]:
         size = Box((0,) * len(self.grid.unit), self.grid.unit).size
         for number in self.grid.units(part):
-            yield self.grid.box(self.grid.index(number)).within(part) or (...,), number * size
+            yield self.grid.box(self.grid.index(number)).within(part) or (...,), number * size, True
 
     def index(self, part: Box, selection: Selection, shape: Index, position: int) -> Index:
         unit = Box((0,) * len(shape), shape)

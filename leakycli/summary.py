@@ -238,19 +238,22 @@ class PlainPair:
         has the signs of x but for what underflowed), all elements finite, and a deviation that is not small beside the mean. Every
         call gives up the interpreter's lock and takes it again, so that with two threads their number counts as much as what they do.
         """
-        low, high = np.minimum.reduce(x), np.maximum.reduce(x)
-        # One NaN makes both extremes NaN.
-        if not (math.isfinite(low * self._factor) and math.isfinite(high * self._factor)):
+        low, high = float(np.minimum.reduce(x)), float(np.maximum.reduce(x))
+        # One NaN makes both extremes NaN. What is finite in float64 may be none in float32.
+        if not (math.isfinite(self._result(low)) and math.isfinite(self._result(high))):
             return False
         sums = _sums(x, y)
         if _plain_moments(x.size, *sums[:2]) is None or _plain_moments(x.size, *sums[2:]) is None:
             return False
         mask = self._mask[: x.size]
-        self._positive += int(np.count_nonzero(np.greater(x, 0, out=mask)))
-        if np.equal(y, 0, out=mask).any():
-            self._zero_y += int(np.count_nonzero(mask))
-            self._zero_x += int(np.count_nonzero(np.equal(x, 0, out=mask)))
-        self._low, self._high = min(self._low, float(low)), max(self._high, float(high))
+        np.greater(x, 0, out=mask)
+        self._positive += int(np.count_nonzero(mask))
+        np.equal(y, 0, out=mask)
+        if zeros := int(np.count_nonzero(mask)):
+            self._zero_y += zeros
+            np.equal(x, 0, out=mask)
+            self._zero_x += int(np.count_nonzero(mask))
+        self._low, self._high = min(self._low, low), max(self._high, high)
         self._sums = [a + b for a, b in zip(self._sums, sums, strict=True)]
         self._count += x.size
         return True

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leakycli.plan import Codecs, GridPlan
+from leakycli.plan import Codecs, FlatPlan, GridPlan
 from leakycli.regions import Box, Grid, Presence, Span, cuts
 from leakycli.storage import ArrayInfo
 from leakycli.storage.flat import runs
@@ -43,7 +43,8 @@ def test_parts_and_units_cover_each_element_that_is_stored_exactly_once(plan: Gr
         for part in plan.parts(region):
             assert 0 < part.size <= plan.largest_part
             by_part[part.slices or ...] += 1
-            for selection, start in plan.units(part):
+            for selection, start, ends in plan.units(part):
+                assert ends
                 by_unit[part.slices or ...][selection] += 1
                 addresses.append(start)
     expected = np.ones(plan.grid.shape, int)
@@ -64,7 +65,7 @@ def test_an_element_of_a_unit_is_found_again_by_its_index(plan: GridPlan, data: 
         return
     x = np.arange(np.prod(plan.grid.shape, dtype=int)).reshape(plan.grid.shape)
     part = next(plan.parts(data.draw(st.sampled_from(regions))))
-    selection, _ = next(plan.units(part))
+    selection, _, _ = next(plan.units(part))
     unit = x[part.slices or ...][selection]
     position = data.draw(st.integers(0, unit.size - 1))
     assert x[plan.index(part, selection, unit.shape, position)] == unit.reshape(-1)[position]
@@ -108,3 +109,19 @@ def test_the_runs_of_a_box_are_its_elements_in_the_buffers_order(grid: Grid, for
         found = [np.arange(run.start, run.stop) for run in runs(box, info)]
         assert (np.concatenate(found) == x[box.slices or ...].reshape(-1, order=order)).all()
         assert all(isinstance(run, Span) for run in runs(box, info))
+
+
+@given(st.integers(0, 3 << 21), st.sampled_from([1, 2, 4, 8]), st.booleans(), st.data())
+def test_parts_of_a_flat_array_cover_it_once_and_end_its_units_where_they_always_end(
+    size: int, itemsize: int, ordered: bool, data: st.DataObject
+) -> None:
+    plan = FlatPlan.of("", size, (itemsize, 4), 0, (ordered, False))
+    start = data.draw(st.sampled_from([region.start for region in plan.regions()] or [0]))
+    parts = [part for region in plan.regions(start) for part in plan.parts(region)]
+    assert all(0 < part.size <= plan.largest_part for part in parts)
+    edges = [start, *(part.stop for part in parts)]
+    assert edges == sorted(edges)
+    assert [part.start for part in parts] == edges[:-1]
+    assert edges[-1] == size
+    ends = [part.stop for part in parts for _, at, ends in plan.units(part) if ends and at == part.start]
+    assert ends == [*range(start + plan.unit, size, plan.unit), *([size] if size > start else [])]

@@ -43,6 +43,9 @@ MAGIC = b"\x93NUMPY"
 #: Bytes written to a stream at once: a pipe's usual capacity, so that a write blocks for one turn of the reader at most.
 _PIPE = 1 << 16
 
+#: Bytes written to a file by one call. For large ones the system looks for large pages, which may take several times as long.
+_WRITTEN = 1 << 17
+
 #: Longest header read, in bytes. numpy itself refuses more than 10,000 as unsafe to parse.
 _LONGEST_HEADER = 1 << 16
 
@@ -382,7 +385,7 @@ class NpyWriter:
         at = self.offset + span.start * self.info.dtype.itemsize
         try:
             while done < len(view):
-                done += os.pwrite(self._fd, view[done:], at + done)
+                done += os.pwrite(self._fd, view[done : done + _WRITTEN], at + done)
         except OSError as error:
             raise storage_error(error, self._path, "cannot write") from None
 

@@ -119,6 +119,7 @@ class NpzTarget:
         entry.crc = isal_zlib.crc32(header)
         stored = NpzStoredWriter(self._path, info, self._at, (self, entry))
         self._at += info.nbytes
+        os.ftruncate(self._fd, self._at)
         return stored
 
     def copy(self, source: Source, member: Member) -> None:
