@@ -32,7 +32,7 @@ from leakycli.onepass import sample_stride, scratch_bytes
 from leakycli.options import Options, place
 from leakycli.pipeline import ArrayResult, run
 from leakycli.plan import ArrayPlan, GridPlan, Plan
-from leakycli.publish import FilePublication, Publication, check_distinct, no_space, remove, resolve
+from leakycli.publish import FilePublication, Publication, UnnamedPublication, check_distinct, no_space, remove, resolve
 from leakycli.regions import Box, Presence, Span
 from leakycli.report.model import ArrayReport, Cost, Distribution, Endpoint, Report, Statistics, plain
 from leakycli.route import array_plan, copy_array, fitting_reader, fitting_writer, result_info
@@ -58,8 +58,8 @@ REPORT_SUFFIXES = (".json",)
 class Job:
     """One source on its way to one destination: opened, checked and planned when made, before anything is written."""
 
-    def __init__(self, source: str, dest: str, options: Options, processes: ForkedExecutor | None = None) -> None:
-        """processes: to be used instead of threads where that is quicker."""
+    def __init__(self, source: str, dest: str, options: Options, processes: ForkedExecutor | None = None, brief: bool = False) -> None:
+        """processes: to be used instead of threads where that is quicker. brief: so small that it is not worth going on from."""
         # A Zarr store is one thing, with or without a slash at its end.
         dest = dest.rstrip("/") if dest.rstrip("/").lower().endswith(".zarr") else dest
         self._source_path, self._dest_path, self._options = source, dest, options
@@ -67,6 +67,8 @@ class Job:
         self._journal: Journal | None = None
         self._worked_bytes = 0
         self._processes = processes
+        kept = options.overwrite or options.resume or options.fsync or options.verify or set(options.reports) - {"none"}
+        self._brief = brief and hasattr(os, "O_TMPFILE") and not kept
         self._publication: Publication | None = None
         self._remote = any(map(storage.is_url, (source, dest)))
         self._stack = contextlib.ExitStack()
@@ -106,10 +108,11 @@ class Job:
                 raise UsageError(f"{name} reads the source again, which a stream ({shown(self._source_path)}) does not allow")
         if not self._stream_out:
             self._publication = self._publication_of(self._dest_path)
-        for report in self._report_paths():
+        self._reports = self._report_paths()
+        for report in self._reports:
             self._check_report(report)
         touched = self._publication.touched() if self._publication else ("-",)
-        reports = [path for report in self._report_paths() for path in (report, self._temporary(report))]
+        reports = [path for report in self._reports for path in (report, self._temporary(report))]
         check_distinct(self._source_path, (*touched, *reports))
 
     def _publication_of(self, dest: str) -> Publication:
@@ -118,12 +121,16 @@ class Job:
             from leakycli.publish_url import UrlPublication
 
             return UrlPublication(dest, options.storage_options, options.resume, options.fsync)
+        if self._brief and self._format == "npy":
+            return UnnamedPublication(resolve(dest), options.parents)
         return FilePublication(resolve(dest), options.overwrite, options.parents, options.resume, options.fsync)
 
     def _report_paths(self) -> tuple[str, ...]:
         """Where reports go: beside the destination, and where asked for; each once, however it was written."""
         given = [path for path in self._options.reports if path != "none"]
         beside = [] if self._stream_out or "none" in self._options.reports else [f"{self._dest_path}.report.json"]
+        if not given:
+            return tuple(beside)
         return tuple({os.path.realpath(path): path for path in reversed(beside + given)}.values())[::-1]
 
     def _check_report(self, path: str) -> None:
@@ -280,13 +287,14 @@ class Job:
     def _written(self, past: Past | None, stack: contextlib.ExitStack, observe: events.Observer) -> tuple[dict[str, ArrayResult], int]:
         """Write all of the destination, or what is missing; returns the results of what was transformed and the destination's bytes."""
         path: str | Remote = self._publication.partial if self._publication is not None else "-"
-        target = storage.create_target(path, self._format, self._options.layout, past is not None, self._options.fsync)
+        there = self._publication is not None and self._publication.unnamed
+        target = storage.create_target(path, self._format, self._options.layout, past is not None, self._options.fsync, there)
         stack.enter_context(contextlib.closing(target))
-        if self._publication is not None:
+        if self._publication is not None and (journal := self._publication.journal) is not None:
             self._publication.flush_folder()
             if not storage.is_stream(self._source_path):
-                self._journal = self._publication.journal
-            self._publication.journal.begin(self._fingerprint(), self.plan.bytes_in, target.ensure, anew=past is None)
+                self._journal = journal
+            journal.begin(self._fingerprint(), self.plan.bytes_in, target.ensure, anew=past is None)
         results = self._transform(target, past, observe)
         written = target.finish()
         target.ensure()
@@ -505,12 +513,15 @@ class Job:
 
     def _publish(self, report: Report, stack: contextlib.ExitStack) -> None:
         text = report.to_json()
-        for path in self._report_paths():
+        for path in self._reports:
             temporary = self._temporary(path)
-            stack.callback(remove, temporary)
+            there = self._publication is not None and self._publication.unnamed
+            if not there:
+                stack.callback(remove, temporary)
             try:
-                remove(temporary)
-                with open(temporary, "x", encoding="utf-8") as file:
+                if not there:
+                    remove(temporary)
+                with open(temporary, "w" if there else "x", encoding="utf-8") as file:
                     file.write(text)
                     if self._options.fsync:
                         file.flush()

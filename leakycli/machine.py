@@ -58,10 +58,15 @@ def peak_resident() -> int:
 
 
 def _status(field: str) -> int:
-    for line in _lines("/proc/self/status"):
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024
-    return 0
+    try:
+        fd = os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return 0
+    try:
+        _, _, rest = os.read(fd, 1 << 14).partition(field.encode())
+        return int(rest.split(None, 1)[0]) * 1024 if rest else 0
+    finally:
+        os.close(fd)
 
 
 def _max_rss() -> int:

@@ -108,7 +108,7 @@ class ArrayPlan(ABC, Generic[R]):
 
     @abstractmethod
     def units(self, part: R) -> Iterator[tuple[Selection, int, bool]]:
-        """The units that `part` holds, or pieces of: what selects each from it, the address of its first element, whether it ends a unit."""
+        """The units that `part` holds, or pieces of: what selects each from it, its first element's address, whether it ends a unit."""
 
     @abstractmethod
     def index(self, part: R, selection: Selection, shape: Index, position: int) -> int | Index:

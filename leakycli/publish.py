@@ -59,6 +59,12 @@ class Publication(ABC):
     #: What the result is written to, under a name that is not its own, or without what makes it one.
     partial: str | Remote
 
+    #: How far the run came; None where there is nothing to go on from.
+    journal: Journal | None = None
+
+    #: Whether what is written has no name at all until it is complete; then it is there already, and so are companions.
+    unnamed = False
+
     def __init__(self, dest: str, beside: str, resume: bool, flush: bool) -> None:
         """dest: how it is called. beside: how the names of journal and spool begin. resume: what an earlier run left is kept.
 
@@ -72,6 +78,11 @@ class Publication(ABC):
         self.past: Past | None = None
         self.kept = False
         self._companions: list[tuple[str, str]] = []
+
+    @property
+    def _journal_open(self) -> Journal:
+        assert self.journal is not None
+        return self.journal
 
     @property
     def kept_text(self) -> str:
@@ -143,11 +154,11 @@ class Publication(ABC):
     def _prepare(self) -> None:
         """Make the folder that the journal is in, where that is to be made."""
 
-    def _load(self, durable: bool) -> Past | None:
-        """What the journal tells, which is open from now on. durable: what it tells of is there after any crash."""
+    def _load(self, durable: bool) -> tuple[Journal, Past | None]:
+        """The journal, open from now on, and what it tells. durable: what it tells of is there after any crash."""
         self.journal = Journal(self._lock, self._flush, durable)
         try:
-            return self.journal.load()
+            return self.journal, self.journal.load()
         except ValueError:
             raise UsageError(f"{shown(self._journal)}: is in the way, and no journal of leakycli; remove it") from None
 
@@ -156,7 +167,7 @@ class Publication(ABC):
             if error is not None and _mendable(error):
                 with contextlib.suppress(OSError):
                     # What waits to be written is left out where the disk is full; what was written before counts.
-                    self.journal.write()
+                    self._journal_open.write()
                 with contextlib.suppress(OSError):
                     self.kept = os.fstat(self._lock).st_size > 0
             remove_journal = not self.kept
@@ -182,7 +193,7 @@ class Publication(ABC):
             if self.published(self.past):
                 self._publish_companions()
                 return
-            self.journal.publishing({"file": self._identity(), **told})
+            self._journal_open.publishing({"file": self._identity(), **told})
             self._publish()
             self._publish_companions()
 
@@ -249,7 +260,7 @@ class FilePublication(Publication):
             os.makedirs(os.path.dirname(self.dest) or ".", exist_ok=True)
 
     def _take_over(self, ours: bool) -> None:
-        past = self._load(durable=False)
+        journal, past = self._load(durable=False)
         if self.published(past):
             # Half removed, perhaps, and so not to be known for what it is.
             remove(self._replaced)
@@ -266,7 +277,7 @@ class FilePublication(Publication):
             self.past = past
         else:
             self._clean(done=False)
-            self.journal.clear()
+            journal.clear()
         self._mend()
 
     def published(self, past: Past | None) -> bool:
@@ -338,6 +349,69 @@ class FilePublication(Publication):
                 remove(self._replaced)
             else:
                 os.rename(self._replaced, self.dest)
+
+
+class UnnamedPublication(FilePublication):
+    """A new file that has no name until it is complete, where the system has such (Linux's O_TMPFILE): for one of many small files.
+
+    There is nothing to lock, as names are given in steps that replace nothing; nothing to go on from, and so no journal; and nothing that
+    a run leaves when it is killed. Making and removing a journal for each of thousands of files took longer than all else: file
+    systems are slow to use again what was just removed. What is there of an earlier run, or a system without, is left to the class above.
+    """
+
+    def __init__(self, dest: str, parents: bool = False) -> None:
+        super().__init__(dest, parents=parents)
+        self._files: list[int] = []
+
+    def __enter__(self) -> Publication:
+        with contextlib.suppress(OSError):
+            self._prepare()
+            if not any(map(os.path.lexists, (self.partial, self._folder, self._journal, self._replaced))):
+                self.partial = self._new()
+                self.unnamed = True
+                return self
+        return super().__enter__()
+
+    def _new(self) -> str:
+        """The path of a new file without a name. Raises OSError."""
+        self._files.append(os.open(os.path.dirname(self.dest) or ".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666))
+        return f"/proc/self/fd/{self._files[-1]}"
+
+    def temporary(self, report: str) -> str:
+        return self._new() if self.unnamed else super().temporary(report)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if not self.unnamed:
+            super().__exit__(kind, error, trace)
+        for fd in self._files:
+            os.close(fd)
+
+    def publish(self, told: dict[str, Any]) -> None:
+        if not self.unnamed:
+            super().publish(told)
+            return
+        # The report first: a run that ends between the two leaves nothing that a later one would take for a result.
+        given: list[str] = []
+        try:
+            for temporary, final in self._companions:
+                remove(final)
+                _name(temporary, final)
+                given.append(final)
+            _name(self.partial, self.dest)
+        except OSError as error:
+            for final in given:
+                remove(final)
+            if isinstance(error, FileExistsError):
+                raise UsageError(
+                    f"{shown(self.dest)}: appeared while this run worked, and was left as it is; choose another name"
+                ) from None
+            raise storage_error(error, self.dest, "cannot publish") from None
+
+
+def _name(unnamed: str, name: str) -> None:
+    """Give the file behind `unnamed` its name. Raises FileExistsError, OSError."""
+    # Where no folder is given, Python calls link, which would name the link in /proc and not what it leads to.
+    os.link(unnamed, name, src_dir_fd=int(os.path.basename(unnamed)), follow_symlinks=True)
 
 
 def _identity(found: os.stat_result) -> list[int]:
@@ -420,17 +494,17 @@ def check_distinct(source: str, written: Iterable[str]) -> None:
     for path in written:
         if is_url(path):
             continue
-        b = None
-        with contextlib.suppress(OSError):
-            b = os.fstat(1) if path == "-" else os.stat(path)
         standard = "-" in (source, path)
-        inner = (
-            ""
-            if standard
-            else os.path.realpath(path)
-            if os.path.islink(path)
-            else os.path.join(followed(os.path.dirname(path)), os.path.basename(path))
-        )
+        b = _found(path)
+        # Most are not there at all.
+        link = b is not None and stat.S_ISLNK(b.st_mode)
+        if standard:
+            inner = ""
+        elif link:
+            inner = os.path.realpath(path)
+        else:
+            inner = os.path.join(followed(os.path.dirname(path)), os.path.basename(path))
+        b = _found(path, follow=True) if link else b
         if a is not None and b is not None:
             same = os.path.samestat(a, b) and (stat.S_ISREG(a.st_mode) or not standard)
         else:
@@ -443,6 +517,14 @@ def check_distinct(source: str, written: Iterable[str]) -> None:
             raise UsageError(f"{shown(path)}: lies inside the source {shown(source)}; a source is never written to")
         if outer.startswith(f"{inner}/"):
             raise UsageError(f"{shown(path)}: lies around the source {shown(source)}; a source is never written to")
+
+
+def _found(path: str, follow: bool = False) -> os.stat_result | None:
+    """What is at `path`, or standard output leads to; None where there is nothing to be seen. follow: a link."""
+    try:
+        return os.fstat(1) if path == "-" else os.stat(path, follow_symlinks=follow)
+    except OSError:
+        return None
 
 
 def check_space(dest: str, needed: int) -> None:

@@ -62,7 +62,7 @@ class UrlPublication(Publication):
             raise storage_error(error, os.path.dirname(self._journal), "cannot keep a journal in") from None
 
     def _take_over(self, ours: bool) -> None:
-        past = self._load(durable=True)
+        journal, past = self._load(durable=True)
         if not self._resume:
             self._refuse_occupied(ours)
         occupied = self._resume and self.partial.occupied()
@@ -76,7 +76,7 @@ class UrlPublication(Publication):
             self.past = past
         else:
             self._clean(done=False)
-            self.journal.clear()
+            journal.clear()
 
     def published(self, past: Past | None) -> bool:
         return self._published

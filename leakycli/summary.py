@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -328,13 +328,12 @@ class PatternSummary:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Bin:
-    """A bin of a histogram: `count` sampled elements from `lower` up to `upper` (the end nearer to 0 included); zero is [0, 0]."""
+class Bin(NamedTuple):
+    """A bin of a histogram: so many sampled `elements` from `lower` up to `upper` (the end nearer to 0 included); zero is [0, 0]."""
 
     lower: float
     upper: float
-    count: int
+    elements: int
 
 
 class Histogram:
@@ -405,29 +404,27 @@ class Histogram:
 
     def bins(self) -> list[Bin]:
         """The bins that are not empty, from the most negative to the most positive; NaN and ±inf have none."""
-        half = self._size // 2
-        exponents = half - 4  # the last four are infinities and NaN
+        edges, half = _edges(self._float), self._size // 2
         met = np.flatnonzero(self._counts)
-        upward = met[met < exponents]
-        downward = met[(met >= half) & (met < half + exponents)][::-1]
-        bins = [Bin(-upper, 0.0 - lower, count) for lower, upper, count in self._bins(downward - half, self._counts[downward])]
-        if self._zeros:
-            bins.append(Bin(0.0, 0.0, self._zeros))
-        return bins + [Bin(lower, upper, count) for lower, upper, count in self._bins(upward, self._counts[upward])]
+        down, up = [], []
+        for number, count in zip(met.tolist(), self._counts[met].tolist(), strict=True):
+            if number % half >= half - 4:
+                continue  # the last four are infinities and NaN
+            if number < half:
+                up.append(Bin(edges[number], edges[number + 1], count))
+            else:
+                down.append(Bin(-edges[number - half + 1], 0.0 - edges[number - half], count))
+        return down[::-1] + ([Bin(0.0, 0.0, self._zeros)] if self._zeros else []) + up
 
-    def _bins(self, number: NDArray[np.intp], counts: NDArray[np.int64]) -> Iterator[tuple[float, float, int]]:
-        """(lower, upper, count) of the positive bins of that `number`."""
-        last = self._size // 2 - 4
 
-        def edges(index: NDArray[np.intp]) -> list[float]:
-            found = (index.astype(self._bits) << self._shift).view(self._float).astype(np.float64)
-            # Beyond the largest finite value the next edge, a power of two, exists in float64 but for float64's own.
-            before = (np.array([last - 4], self._bits) << self._shift).view(self._float).astype(np.float64)
-            found[index == last] = 2.0 * before[0] if self._float.itemsize < 8 else np.inf
-            edges: list[float] = found.tolist()
-            return edges
-
-        return zip(edges(number), edges(number + 1), counts.tolist(), strict=True)
+@cache
+def _edges(dtype: np.dtype[Any]) -> list[float]:
+    """The lower edges of the positive bins of a floating type, and the upper one of the last."""
+    bits, shift = np.dtype(f"u{dtype.itemsize}"), np.finfo(dtype).nmant - 2
+    last = (1 << (8 * dtype.itemsize - shift - 1)) - 4
+    edges: list[float] = (np.arange(last, dtype=bits) << bits.type(shift)).view(dtype).astype(np.float64).tolist()
+    # Beyond the largest finite value the next edge, a power of two, exists in float64 but for float64's own.
+    return [*edges, 2.0 * edges[-4] if dtype.itemsize < 8 else math.inf]
 
 
 def _towards_zero(x: Array) -> NDArray[np.float64]:

@@ -523,3 +523,65 @@ def test_to_must_agree_with_the_suffix_of_the_destination(leakycli: Run, tmp_pat
     np.save(tmp_path / "a.npy", np.zeros(3))
     assert leakycli("apply", "a.npy", "b.npz", "--to", "npy").returncode == 2
     assert os.listdir(tmp_path) == ["a.npy"]
+
+
+needs_unnamed = pytest.mark.skipif(not hasattr(os, "O_TMPFILE"), reason="files without a name are Linux's")
+
+
+@needs_unnamed
+def test_one_of_many_has_no_name_until_it_is_complete(here: Path) -> None:
+    seen = AtFirstRegion(lambda: names.extend(os.listdir()))
+    names: list[str] = []
+    old = os.umask(0o027)
+    try:
+        report = apply("in.npy", "out.npy", observe=seen, brief=True)
+    finally:
+        os.umask(old)
+    # Whatever ends the run there leaves nothing.
+    assert (seen.acted, names) == (True, ["in.npy"])
+    assert sorted(os.listdir()) == ["in.npy", "out.npy", "out.npy.report.json"]
+    assert [stat.S_IMODE(os.stat(name).st_mode) for name in ("out.npy", "out.npy.report.json")] == [0o640, 0o640]
+    assert np.array_equal(np.load("out.npy"), defined(SMALL))
+    assert json.loads(Path("out.npy.report.json").read_text()) == json.loads(report.to_json())
+    kept = os.stat("out.npy")
+    # It counts as done, as any other does.
+    assert apply("in.npy", "out.npy", Options(resume=True)).arrays == report.arrays
+    assert os.path.samestat(os.stat("out.npy"), kept)
+
+
+@needs_unnamed
+def test_one_of_many_replaces_nothing(here: Path) -> None:
+    with pytest.raises(UsageError, match="appeared while this run worked"):
+        apply("in.npy", "out.npy", observe=AtFirstRegion(lambda: Path("out.npy").write_text("other")), brief=True)
+    assert sorted(os.listdir()) == ["in.npy", "out.npy"]
+    assert Path("out.npy").read_text() == "other"
+    with pytest.raises(UsageError, match="exists; give --overwrite"):
+        apply("in.npy", "out.npy", brief=True)
+    apply("in.npy", "out.npy", Options(overwrite=True), brief=True)
+    assert np.array_equal(np.load("out.npy"), defined(SMALL))
+
+
+@needs_unnamed
+def test_one_of_many_leaves_alone_what_another_run_left(here: Path) -> None:
+    Path("out.npy.partial").write_text("left")
+    with pytest.raises(UsageError, match="is in the way"):
+        apply("in.npy", "out.npy", brief=True)
+    assert Path("out.npy.partial").read_text() == "left"
+
+
+@needs_unnamed
+def test_where_there_are_no_unnamed_files_one_of_many_is_made_as_any_other(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = []
+
+    def refuse(path: str, flags: int, *rest: int) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            refused.append(path)
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP), path)
+        return opened(path, flags, *rest)
+
+    opened = os.open
+    monkeypatch.setattr(os, "open", refuse)
+    apply("in.npy", "out.npy", brief=True)
+    assert refused
+    assert np.array_equal(np.load("out.npy"), defined(SMALL))
+    assert sorted(os.listdir()) == ["in.npy", "out.npy", "out.npy.report.json"]

@@ -363,12 +363,12 @@ def assert_bins(histogram: Histogram, values: Sequence[Number]) -> None:
     """Every finite value in one bin, no bin empty, out of order or across another, and each as narrow as promised."""
     bins = histogram.bins()
     for b in bins:
-        assert b.count == sum(holds(b.lower, b.upper, v) for v in values), b
-        assert b.count > 0
+        assert b.elements == sum(holds(b.lower, b.upper, v) for v in values), b
+        assert b.elements > 0
         assert (b.lower, b.upper) == (0, 0) if b.lower == b.upper else b.lower < b.upper
     for here, after in pairwise(bins):
         assert here.upper <= after.lower
-    assert sum(b.count for b in bins) == sum(math.isfinite(v) for v in values)
+    assert sum(b.elements for b in bins) == sum(math.isfinite(v) for v in values)
     assert histogram.sampled == len(values)
 
 
@@ -435,7 +435,7 @@ def test_all_finite_bins_together_cover_the_type_in_quarters_of_powers_of_two(dt
 )
 def test_integers_at_the_edges_are_in_the_bin_their_exact_value_is_in(dtype: str, value: int, lower: float, upper: float) -> None:
     (only,) = histogram_of(np.array([value], dtype)).bins()
-    assert (only.lower, only.upper, only.count) == (lower, upper, 1)
+    assert (only.lower, only.upper, only.elements) == (lower, upper, 1)
 
 
 def test_nan_and_infinities_are_sampled_and_in_no_bin() -> None:
@@ -445,7 +445,7 @@ def test_nan_and_infinities_are_sampled_and_in_no_bin() -> None:
 
 def test_both_zeros_share_a_bin_of_their_own() -> None:
     histogram = histogram_of(np.array([0.0, -0.0, 5e-324, -5e-324, -0.0]))
-    assert [(b.lower == b.upper, b.count) for b in histogram.bins()] == [(False, 1), (True, 3), (False, 1)]
+    assert [(b.lower == b.upper, b.elements) for b in histogram.bins()] == [(False, 1), (True, 3), (False, 1)]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int64"])
@@ -461,5 +461,5 @@ def test_large_samples_are_counted_whole() -> None:
     histogram = histogram_of(x)
     for b in histogram.bins():
         inside = (x >= b.lower) & (x < b.upper) if b.lower >= 0 else (x > b.lower) & (x <= b.upper)
-        assert b.count == np.count_nonzero(inside)
-    assert sum(b.count for b in histogram.bins()) == histogram.sampled == x.size
+        assert b.elements == np.count_nonzero(inside)
+    assert sum(b.elements for b in histogram.bins()) == histogram.sampled == x.size

@@ -8,7 +8,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
@@ -110,7 +110,7 @@ def command(sources: tuple[str, ...], dest: str, **given: Any) -> int:
         processes = _processes(jobs, options)
         if processes is not None:
             stack.enter_context(processes)
-        begun = _begun_ahead(jobs, options, processes) if processes is not None and not given["fail_fast"] else iter(())
+        begun = _begun_ahead(jobs, options, given, processes) if processes is not None and not given["fail_fast"] else iter(())
         return _each(jobs, given, lambda job: _apply(job, options, given, batch, processes, next(begun, None)))
 
 
@@ -122,8 +122,18 @@ MANY = 16
 TOGETHER = 16
 AHEAD = 128
 
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What is said of a run in another process, and the bytes that it read and wrote."""
+
+    text: str
+    bytes_in: int
+    bytes_out: int
+
+
 #: A run that was begun, with others: its outcome is this one of those.
-Begun = tuple["Future[list[Report | LeakyError]]", int]
+Begun = tuple["Future[list[Outcome | LeakyError]]", int]
 
 
 def _small(job: Job) -> bool:
@@ -132,29 +142,42 @@ def _small(job: Job) -> bool:
     return job.source.lower().endswith(".npy") and is_regular(job.source) and os.path.getsize(job.source) <= SMALL
 
 
-def _begun_ahead(jobs: list[Job], options: Options, processes: ForkedExecutor) -> Iterator[Begun | None]:
+def _begun_ahead(jobs: list[Job], options: Options, given: dict[str, Any], processes: ForkedExecutor) -> Iterator[Begun | None]:
     """For each job, in order, its run in one of the `processes`, which is begun ahead of its turn; None for one that is not small."""
-    alone = replace(options, workers=1)
+    alone, shape = replace(options, workers=1), (given["json"], given["quiet"])
     waiting: deque[Begun | None] = deque()
     for small, group in groupby(jobs, _small):
         while some := list(islice(group, TOGETHER)):
-            future = processes.submit(_outcomes, some, alone) if small and len(jobs) >= MANY else None
+            future = processes.submit(_outcomes, some, alone, shape) if small and len(jobs) >= MANY else None
             waiting.extend(None if future is None else (future, i) for i in range(len(some)))
             while len(waiting) > AHEAD:
                 yield waiting.popleft()
     yield from waiting
 
 
-def _outcomes(jobs: list[Job], options: Options) -> list[Report | LeakyError]:
+def _outcomes(jobs: list[Job], options: Options, shape: tuple[bool, bool]) -> list[Outcome | LeakyError]:
+    """Do the jobs. shape: whether JSON is wanted, and whether nothing is."""
     from leakycli.api import apply
 
-    outcomes: list[Report | LeakyError] = []
+    outcomes: list[Outcome | LeakyError] = []
     for job in jobs:
         try:
-            outcomes.append(apply(job.source, job.dest, options))
+            report = apply(job.source, job.dest, options, brief=True)
+            outcomes.append(Outcome(_said(report, *shape), report.cost.bytes_read, report.cost.bytes_written))
         except LeakyError as error:
             outcomes.append(error)
     return outcomes
+
+
+def _said(report: Report, json: bool, quiet: bool) -> str:
+    """What is said of one of a batch, in one line; nothing where that is empty."""
+    if json:
+        return report.to_json(indent=None)
+    if quiet:
+        return ""
+    from leakycli.report.terminal import line
+
+    return line(report)
 
 
 def _processes(jobs: list[Job], options: Options) -> ForkedExecutor | None:
@@ -251,36 +274,40 @@ def _apply(job: Job, options: Options, given: dict[str, Any], batch: bool, proce
     from leakycli.cli.progress import observer
 
     with observer(given["progress"], given["quiet"]) as observe:
-        report = apply(job.source, job.dest, options, observe, processes) if begun is None else _awaited(job, begun, observe)
-    if given["json"]:
-        click.echo(report.to_json(indent=None))
-    elif not given["quiet"]:
-        from leakycli.report.terminal import render_line, render_report
+        if begun is not None:
+            said = _awaited(job, begun, observe)
+        else:
+            report = apply(job.source, job.dest, options, observe, processes)
+            said = _said(report, given["json"], given["quiet"] or not batch)
+    if said:
+        click.echo(said)
+    elif not batch and not given["quiet"]:
+        from leakycli.report.terminal import render_report
 
-        stream = sys.stderr if job.dest == "-" else sys.stdout
-        (render_line if batch else render_report)(report, stream)
+        render_report(report, sys.stderr if job.dest == "-" else sys.stdout)
 
 
-def _awaited(job: Job, begun: Begun, observe: events.Observer) -> Report:
-    """The report of a run in another process, which tells of its events when it is through."""
+def _awaited(job: Job, begun: Begun, observe: events.Observer) -> str:
+    """What is said of a run in another process, which tells of its events when it is through."""
     from concurrent.futures import wait
 
     from leakycli import events
 
     future, i = begun
     with stopping.guarded():
-        while not wait([future], timeout=0.2).done:
+        while not future.done():
+            wait([future], timeout=0.2)
             stopping.check()
     try:
-        report = future.result()[i]
+        outcome = future.result()[i]
     except StorageError as error:
         raise StorageError(f"{shown(job.source)}: {error}") from None
-    if isinstance(report, LeakyError):
-        raise report
-    observe(events.Started(job.source, report.cost.bytes_read))
-    observe(events.RegionDone(job.source, "", report.cost.bytes_read, report.cost.bytes_written))
+    if isinstance(outcome, LeakyError):
+        raise outcome
+    observe(events.Started(job.source, outcome.bytes_in))
+    observe(events.RegionDone(job.source, "", outcome.bytes_in, outcome.bytes_out))
     observe(events.Finished(job.source))
-    return report
+    return outcome.text
 
 
 def _show_plan(job: Job, options: Options, given: dict[str, Any]) -> None:

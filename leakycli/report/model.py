@@ -10,6 +10,7 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from leakycli.rule import Losses
@@ -68,7 +69,7 @@ class Distribution:
 
     @classmethod
     def of(cls, histogram: Histogram, stride: int) -> Distribution:
-        return cls(stride, histogram.sampled, tuple((b.lower, b.upper, b.count) for b in histogram.bins()))
+        return cls(stride, histogram.sampled, tuple(histogram.bins()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,40 +185,47 @@ class Report:
 
 def plain(value: Any) -> Any:
     """`value` as strict JSON values: tuples as lists, objects as their fields, non-finite numbers and undecodable text as strings."""
-    if value is None or isinstance(value, (bool, int)):
+    # There are many values in each report of a batch of many files: what is most frequent comes first.
+    kind = type(value)
+    if value is None or kind is int or kind is bool:
         return value
-    if isinstance(value, float):
+    if kind is float:
         return value if math.isfinite(value) else "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, Distribution) and value.finite:
+    if kind is str:
+        # File names may hold bytes that are no text; JSON is Unicode.
+        return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
+    if kind is Distribution and value.finite:
         # By far the most of a report, and so not looked at number by number.
         return {"stride": value.stride, "sampled": value.sampled, "bins": list(map(list, value.bins))}
-    if dataclasses.is_dataclass(value):
-        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
-    if isinstance(value, str):
-        # File names may hold bytes that are no text; JSON is Unicode.
-        return value.encode("utf-8", "backslashreplace").decode()
+    if dataclasses.is_dataclass(value):
+        return {name: plain(getattr(value, name)) for name in value.__dataclass_fields__}
     return value
 
 
 def _indented(value: Any, margin: str, step: str) -> str:
-    inner = margin + step
-    if isinstance(value, dict) and value:
-        items = [f"{inner}{_encode(key)}: {_indented(item, inner, step)}" for key, item in value.items()]
-        return "{\n" + ",\n".join(items) + f"\n{margin}}}"
-    if isinstance(value, list) and value and isinstance(value[0], (list, dict)):
-        if isinstance(value[0], list):
-            # Bins, which hold no text that could be taken for the end of one.
-            lines = _encode(value)[1:-1].replace("], [", f"],\n{inner}[")
-            return f"[\n{inner}{lines}\n{margin}]"
-        return "[\n" + ",\n".join([inner + _indented(item, inner, step) for item in value]) + f"\n{margin}]"
+    kind = type(value)
     # What JSON writes as Python does: the encoder takes far longer to set out than these to write.
-    if type(value) in (int, float):
+    if kind is int or kind is float:
         return repr(value)
+    if kind is str:
+        return _quoted(value)
+    inner = margin + step
+    if kind is dict and value:
+        items = [f"{inner}{_quoted(key)}: {_indented(item, inner, step)}" for key, item in value.items()]
+        return "{\n" + ",\n".join(items) + f"\n{margin}}}"
+    if kind is list and value and isinstance(value[0], (list, dict)):
+        if isinstance(value[0], list):
+            # Bins, each on a line.
+            return "[\n" + ",\n".join([f"{inner}[{_edge(a)}, {_edge(b)}, {count}]" for a, b, count in value]) + f"\n{margin}]"
+        return "[\n" + ",\n".join([inner + _indented(item, inner, step) for item in value]) + f"\n{margin}]"
     return _encode(value)
 
 
 _encode = json.JSONEncoder(allow_nan=False).encode
+#: The same edges come again and again. (None is -0, which would be taken for 0.)
+_edge = lru_cache(1 << 12, typed=True)(_encode)
+_quoted = json.encoder.encode_basestring_ascii

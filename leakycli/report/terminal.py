@@ -60,15 +60,14 @@ def render_report(report: Report, stream: TextIO) -> None:
         _say(console, f"warning: {visible(warning)}")
 
 
-def render_line(report: Report, stream: TextIO) -> None:
+def line(report: Report) -> str:
     """A report in one line, for one of many."""
     count = sum(prod(array.shape) for array in report.arrays if array.action == "transformed")
     lost = [f"{number:,} {kind.replace('_', ' ')}" for kind, number in asdict(report.losses).items() if number]
-    _say(
-        _console(stream),
+    return (
         f"{visible(report.source.path)} -> {visible(report.destination.path)}: {count:,} elements"
         + (f", lost: {', '.join(lost)}" if lost else "")
-        + "".join(f"; warning: {visible(warning)}" for warning in report.warnings),
+        + "".join(f"; warning: {visible(warning)}" for warning in report.warnings)
     )
 
 

@@ -139,10 +139,10 @@ def dest_format(dest: str, to: str | None = None) -> str:
     raise UsageError(f"{shown(dest)}: a destination's suffix says its format; it must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
 
 
-def create_target(path: str | Remote, format: str, layout: Layout, begun: bool = False, flush: bool = False) -> Target:
+def create_target(path: str | Remote, format: str, layout: Layout, begun: bool = False, flush: bool = False, there: bool = False) -> Target:
     """A target of that format that will be at `path` (a temporary name, whatever its suffix); "-" is standard output.
 
-    begun: by an earlier run. flush: see `Target.ensure`.
+    begun: by an earlier run. flush: see `Target.ensure`. there: for a `.npy`, the file is there, and empty.
     """
     if not isinstance(path, str):
         from leakycli.storage.zarr import ZarrTarget
@@ -151,7 +151,7 @@ def create_target(path: str | Remote, format: str, layout: Layout, begun: bool =
     if path == "-" and os.isatty(1):
         raise UsageError("standard output is a terminal, where binary data is of no use; redirect it or name a file")
     if format == "npy":
-        return NpyStreamTarget(1) if path == "-" else NpyTarget(path, flush)
+        return NpyStreamTarget(1) if path == "-" else NpyTarget(path, flush, there)
     if format == "npz":
         from leakycli.storage.npz import Compressor, NpzTarget
 

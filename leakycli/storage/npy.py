@@ -409,8 +409,9 @@ class NpyTarget:
 
     warnings = ()
 
-    def __init__(self, path: str, flush: bool = False) -> None:
-        self._path, self._flush = path, flush
+    def __init__(self, path: str, flush: bool = False, there: bool = False) -> None:
+        """there: the file is, and is empty."""
+        self._path, self._flush, self._there = path, flush, there
 
     def copy(self, source: Source, member: Member) -> None:
         raise NotImplementedError("a .npy file holds one array and nothing else")
@@ -422,10 +423,11 @@ class NpyTarget:
         """The file, made for the array `info`. begun: what is there already is kept."""
         header = header_bytes(info)
         try:
-            if not begun:
+            there = begun or self._there
+            if not there:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(self._path)
-            with open(self._path, "r+b" if begun else "xb") as file:
+            with open(self._path, "r+b" if there else "xb") as file:
                 file.write(header)
                 file.truncate(len(header) + info.nbytes)
         except OSError as error:
