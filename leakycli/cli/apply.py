@@ -69,10 +69,12 @@ def command(sources: tuple[str, ...], dest: str, **given: Any) -> int:
 
     Each option but --overwrite, --resume and --dry-run can be set as LEAKYCLI_APPLY_<OPTION> in the environment.
     """
+    from leakycli import machine
     from leakycli.api import Options
     from leakycli.jobs import resolve_jobs
     from leakycli.storage import parse_options
 
+    machine.keep_freed_memory()
     if dest == "-" and given["json"]:
         raise UsageError("--json and the result cannot both go to standard output; name a file for one of them (--report PATH)")
     sources += _listed(given["files_from"])
