@@ -390,21 +390,28 @@ class UnnamedPublication(FilePublication):
         if not self.unnamed:
             super().publish(told)
             return
-        # The report first: a run that ends between the two leaves nothing that a later one would take for a result.
-        given: list[str] = []
+        # The report first: a run that ends between the two leaves nothing that a later one would take for a result. But one that is there
+        # may be that of a run that was quicker, and is replaced only when the destination is ours.
+        given, there = [], []
         try:
-            for temporary, final in self._companions:
+            for companion in self._companions:
+                try:
+                    _name(*companion)
+                    given.append(companion)
+                except FileExistsError:
+                    there.append(companion)
+            _name(self.partial, self.dest)
+            for temporary, final in there:
                 remove(final)
                 _name(temporary, final)
-                given.append(final)
-            _name(self.partial, self.dest)
         except OSError as error:
-            for final in given:
-                remove(final)
+            for temporary, final in given:
+                with contextlib.suppress(OSError):
+                    if os.path.samestat(os.stat(temporary), os.lstat(final)):
+                        remove(final)
             if isinstance(error, FileExistsError):
-                raise UsageError(
-                    f"{shown(self.dest)}: appeared while this run worked, and was left as it is; choose another name"
-                ) from None
+                text = "appeared while this run worked, and was left as it is; choose another name"
+                raise UsageError(f"{shown(self.dest)}: {text}") from None
             raise storage_error(error, self.dest, "cannot publish") from None
 
 

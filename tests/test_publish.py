@@ -562,6 +562,23 @@ def test_one_of_many_replaces_nothing(here: Path) -> None:
 
 
 @needs_unnamed
+def test_one_of_many_leaves_the_result_and_report_of_a_quicker_run(here: Path) -> None:
+    with pytest.raises(UsageError, match="appeared while this run worked"):
+        apply("in.npy", "out.npy", Options(alpha=0.5), AtFirstRegion(lambda: apply("in.npy", "out.npy")), brief=True)
+    assert np.array_equal(np.load("out.npy"), defined(SMALL))
+    assert json.loads(Path("out.npy.report.json").read_text())["parameters"]["alpha"] == 0.2
+    assert sorted(os.listdir()) == ["in.npy", "out.npy", "out.npy.report.json"]
+
+
+@needs_unnamed
+def test_one_of_many_replaces_the_report_of_a_result_that_is_gone(here: Path) -> None:
+    apply("in.npy", "out.npy")
+    os.unlink("out.npy")
+    apply("in.npy", "out.npy", Options(alpha=0.5), brief=True)
+    assert json.loads(Path("out.npy.report.json").read_text())["parameters"]["alpha"] == 0.5
+
+
+@needs_unnamed
 def test_one_of_many_leaves_alone_what_another_run_left(here: Path) -> None:
     Path("out.npy.partial").write_text("left")
     with pytest.raises(UsageError, match="is in the way"):
