@@ -68,7 +68,7 @@ class Job:
         self._worked_bytes = 0
         self._processes = processes
         kept = options.overwrite or options.resume or options.fsync or options.verify or set(options.reports) - {"none"}
-        self._brief = brief and hasattr(os, "O_TMPFILE") and not kept
+        self._brief = brief and processes is None and hasattr(os, "O_TMPFILE") and not kept
         self._publication: Publication | None = None
         self._remote = any(map(storage.is_url, (source, dest)))
         self._stack = contextlib.ExitStack()
@@ -247,6 +247,8 @@ class Job:
     def _mendable(self, error: StorageError) -> StorageError:
         """`error`, and what to do about it."""
         text = str(error)
+        if self._publication is not None and self._publication.unnamed:
+            text = text.replace(str(self._publication.partial), shown(self._publication.dest))
         if self._publication is not None and error.errno in (errno.ENOSPC, errno.EDQUOT):
             left = 1 - self._worked_bytes / self.plan.bytes_in if self.plan.bytes_in else 1
             text += f"; {no_space(self._publication.dest, int(sum(self._space(everything=True)) * left))}"

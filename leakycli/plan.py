@@ -18,6 +18,7 @@ from types import EllipsisType
 from typing import Any, Generic, TypeVar
 
 from leakycli.errors import UsageError
+from leakycli.kernel import PIECE
 from leakycli.regions import Box, Grid, Index, Presence, Span, spans
 
 #: Bytes of input in a unit of a flat array. Statistics are kept per unit, so this number is part of what a report says.
@@ -143,8 +144,9 @@ class FlatPlan(ArrayPlan[Span]):
     ) -> FlatPlan:
         """The plan for an array of `size` elements; itemsizes and ordered (must go front to back) are (in, out)."""
         unit = UNIT_BYTES // itemsizes[0]
-        # What goes in order waits in memory whole, and is compressed in pieces that are better large.
-        part = unit if any(ordered) else min(PART_BYTES // itemsizes[0], unit)
+        # What goes in order waits in memory whole, and is compressed in pieces that are better large. Nothing is cut smaller than `OnePass`
+        # cuts it, so that a unit has the same statistics whichever way it goes.
+        part = unit if any(ordered) else min(max(PART_BYTES // itemsizes[0], PIECE), unit)
         region = unit * (2 if any(ordered) else REGION_UNITS)
         return cls(name, *itemsizes, scratch, *ordered, size, part, unit, region)
 

@@ -367,18 +367,20 @@ class UnnamedPublication(FilePublication):
         with contextlib.suppress(OSError):
             self._prepare()
             if not any(map(os.path.lexists, (self.partial, self._folder, self._journal, self._replaced))):
-                self.partial = self._new()
+                self.partial = self._new(self.dest)
                 self.unnamed = True
                 return self
         return super().__enter__()
 
-    def _new(self) -> str:
-        """The path of a new file without a name. Raises OSError."""
-        self._files.append(os.open(os.path.dirname(self.dest) or ".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666))
-        return f"/proc/self/fd/{self._files[-1]}"
+    def _new(self, beside: str) -> str:
+        """The path of a new file without a name, which can get one in the folder of `beside`. Raises OSError."""
+        fd = os.open(os.path.dirname(beside) or ".", os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666)
+        self._files.append(fd)
+        os.stat(path := f"/proc/self/fd/{fd}")  # there may be no /proc
+        return path
 
     def temporary(self, report: str) -> str:
-        return self._new() if self.unnamed else super().temporary(report)
+        return self._new(report) if self.unnamed else super().temporary(report)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if not self.unnamed:
@@ -390,8 +392,23 @@ class UnnamedPublication(FilePublication):
         if not self.unnamed:
             super().publish(told)
             return
-        # The report first: a run that ends between the two leaves nothing that a later one would take for a result. But one that is there
-        # may be that of a run that was quicker, and is replaced only when the destination is ours.
+        with _undisturbed():
+            there = self._publish_unnamed()
+            for temporary, final in there:
+                aside = f"{final}.{os.getpid()}.partial"
+                try:
+                    _name(temporary, aside)
+                    os.replace(aside, final)
+                except OSError as error:
+                    remove(aside)
+                    raise storage_error(error, final, f"{shown(self.dest)} is done, but cannot write") from None
+
+    def _publish_unnamed(self) -> list[tuple[str, str]]:
+        """Make the destination real, with the companions whose names are free; returns the others.
+
+        The report comes first: a run that ends between the two leaves nothing that a later one would take for a result. But one that is
+        there may be that of a run that was quicker, and is replaced only when the destination is ours.
+        """
         given, there = [], []
         try:
             for companion in self._companions:
@@ -401,18 +418,17 @@ class UnnamedPublication(FilePublication):
                 except FileExistsError:
                     there.append(companion)
             _name(self.partial, self.dest)
-            for temporary, final in there:
-                remove(final)
-                _name(temporary, final)
         except OSError as error:
             for temporary, final in given:
                 with contextlib.suppress(OSError):
+                    # A quicker run may have put its own there meanwhile.
                     if os.path.samestat(os.stat(temporary), os.lstat(final)):
                         remove(final)
             if isinstance(error, FileExistsError):
                 text = "appeared while this run worked, and was left as it is; choose another name"
                 raise UsageError(f"{shown(self.dest)}: {text}") from None
             raise storage_error(error, self.dest, "cannot publish") from None
+        return there
 
 
 def _name(unnamed: str, name: str) -> None:

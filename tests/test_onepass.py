@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from leakycli.kernel import PIECE, TABLE_FROM, NanError, transform
 from leakycli.onepass import SAMPLE_ALL, STRIDE, OnePass, Patterns, UnitResult, by_table, sample_stride, scratch_bytes
-from leakycli.plan import UNIT_BYTES
+from leakycli.plan import UNIT_BYTES, FlatPlan
 from leakycli.rule import Losses, Rule
 from leakycli.summary import Histogram, Summary, summarise
 
@@ -306,3 +306,20 @@ def test_memory_stays_within_what_is_stated(source: str) -> None:
             if peak > stated:
                 beyond[dtype, size] = peak, stated
     assert not beyond
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_statistics_are_the_same_in_parts_and_by_whole_units(source: str) -> None:
+    rule, size = rule_for(source, "float32"), 4 * (UNIT_BYTES // np.dtype(source).itemsize)
+    x, y = random_array(source, size), np.empty(size, np.float32)
+    sides = []
+    for ordered in (False, True):
+        plan, one_pass, units = FlatPlan.of("", size, (x.itemsize, 4), 0, (ordered, False)), OnePass(rule, size), []
+        with np.errstate(all="ignore"):
+            for region in plan.regions():
+                for part in plan.parts(region):
+                    one_pass.add(x[part.start : part.stop], y[part.start : part.stop], part.start)
+                    units += [one_pass.unit() for *_, ends in plan.units(part) if ends]
+        sides.append(units)
+    assert len(sides[0]) == 4
+    assert sides[0] == sides[1]

@@ -579,6 +579,33 @@ def test_one_of_many_replaces_the_report_of_a_result_that_is_gone(here: Path) ->
 
 
 @needs_unnamed
+def test_one_of_many_follows_a_link_to_another_file_system(here: Path) -> None:
+    shm = Path("/dev/shm")
+    if not shm.is_dir() or shm.stat().st_dev == here.stat().st_dev:
+        pytest.skip("one file system only")
+    target = shm / f"leakycli-{os.getpid()}.npy"
+    Path("out.npy").symlink_to(target)
+    try:
+        apply("in.npy", "out.npy", brief=True)
+        assert np.array_equal(np.load(target), defined(SMALL))
+        assert sorted(os.listdir()) == ["in.npy", "out.npy", "out.npy.report.json"]
+    finally:
+        target.unlink(missing_ok=True)
+
+
+@needs_unnamed
+def test_what_fails_for_one_of_many_is_called_by_its_name(here: Path) -> None:
+    np.save("large.npy", np.ones(100_000, np.float32))
+    code = "import resource, leakycli, leakycli.errors; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))\n"
+    code += "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+    code += "try: leakycli.apply('large.npy', 'out.npy', brief=True)\nexcept leakycli.errors.LeakyError as error: print(error)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said.startswith("cannot write out.npy: ")
+    assert "/proc" not in said
+    assert sorted(os.listdir()) == ["in.npy", "large.npy"]
+
+
+@needs_unnamed
 def test_one_of_many_leaves_alone_what_another_run_left(here: Path) -> None:
     Path("out.npy.partial").write_text("left")
     with pytest.raises(UsageError, match="is in the way"):
