@@ -418,6 +418,14 @@ def test_a_chunk_of_another_size(tmp_path: Path, refused: Refused, kind: str, ot
     refused(source, CorruptError, str(chunk))
 
 
+@pytest.mark.parametrize("kind", ["zstd", "v2 zstd"])
+def test_a_chunk_that_another_follows(tmp_path: Path, refused: Refused, kind: str) -> None:
+    source = store(tmp_path / "in.zarr", kind)
+    chunk = source / chunk_name(kind, 0, 1)
+    chunk.write_bytes(chunk.read_bytes() + (source / chunk_name(kind, 1, 1)).read_bytes())
+    refused(source, CorruptError, str(chunk))
+
+
 def test_a_damaged_chunk_of_an_array_in_a_group_is_named_with_its_path(tmp_path: Path, refused: Refused) -> None:
     source = tmp_path / "in.zarr"
     zarr.open_group(source, mode="w")

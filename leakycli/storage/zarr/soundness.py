@@ -95,6 +95,8 @@ def _header_problem(file: BinaryIO, start: int, size: int, chain: Codecs, nbytes
         said = int.from_bytes(header[4:8], "little")
     elif names[-1] == "zstd":
         said = _zstd_size(_part(file, start, max(min(size, 18), 0)))
+        if said == nbytes and set(names[:-1]) <= _AS_THEY_ARE and _zstd_end(file, start, size) < size:
+            return "something follows its end"
     elif names[-1] == "gzip" and size >= 18:
         # Of the last part, where there are several; modulo 4 GiB.
         said = int.from_bytes(_part(file, start + size - 4, 4), "little")
@@ -115,6 +117,23 @@ def _zstd_size(header: bytes) -> int | None:
     if not width or len(field) < width:
         return None
     return int.from_bytes(field, "little") + (256 if width == 2 else 0)
+
+
+def _zstd_end(file: BinaryIO, start: int, size: int) -> int:
+    """Where a whole frame ends, in bytes after `start` (RFC 8878, section 3.1.1); `size` or more where it does not end before that.
+
+    One decoder takes what follows for more of the chunk, another passes over it.
+    """
+    flags = _part(file, start + 4, 1)[0]
+    single = bool(flags & 0x20)
+    at = 5 + (not single) + (0, 1, 2, 4)[flags & 3] + (int(single), 2, 4, 8)[flags >> 6]
+    while at + 3 <= size:
+        block = int.from_bytes(_part(file, start + at, 3), "little")
+        # A block of one repeated byte holds that byte.
+        at += 3 + (1 if block >> 1 & 3 == 1 else block >> 3)
+        if block & 1:
+            return at + (4 if flags & 4 else 0)
+    return size
 
 
 def _part(file: BinaryIO, start: int, size: int) -> bytes:
