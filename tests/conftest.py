@@ -13,6 +13,9 @@ from hypothesis import settings
 
 from leakycli import journal, plan
 
+# As users' processes are: with it, what is printed would never wait for a flush that may fail.
+os.environ.pop("PYTHONUNBUFFERED", None)
+
 # Timings never decide a test: a busy machine is no defect.
 settings.register_profile("leakycli", deadline=None)
 settings.load_profile("leakycli")

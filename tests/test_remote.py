@@ -501,6 +501,20 @@ def test_a_signal_does_not_wait_for_a_server(bucket: str, server: str, tmp_path:
     assert b"interrupted by SIGINT" in stderr
 
 
+def test_after_a_run_failed_its_requests_are_not_made_again(
+    bucket: str, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "FIRST_WAIT", 0.1)
+    hierarchy(tmp_path / "a.zarr")
+    with Proxy(server, lambda method, path: "503" if method == "PUT" else None) as proxy:
+        ask(proxy.endpoint, monkeypatch)
+        assert "503" in str(said(lambda: leakycli.apply("a.zarr", f"s3://{bucket}/b.zarr")))
+        time.sleep(0.2)  # for what was on its way
+        made = proxy.requests
+        time.sleep(3)
+        assert proxy.requests == made
+
+
 def test_what_another_completed_is_not_gone_on_from(bucket: str, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "FIRST_WAIT", 0.001)
     hierarchy(tmp_path / "a.zarr")

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numcodecs
 import numpy as np
 import pytest
@@ -418,12 +419,18 @@ def test_a_chunk_of_another_size(tmp_path: Path, refused: Refused, kind: str, ot
     refused(source, CorruptError, str(chunk))
 
 
-@pytest.mark.parametrize("kind", ["zstd", "v2 zstd"])
-def test_a_chunk_that_another_follows(tmp_path: Path, refused: Refused, kind: str) -> None:
-    source = store(tmp_path / "in.zarr", kind)
-    chunk = source / chunk_name(kind, 0, 1)
-    chunk.write_bytes(chunk.read_bytes() + (source / chunk_name(kind, 1, 1)).read_bytes())
-    refused(source, CorruptError, str(chunk))
+@pytest.mark.parametrize("checksum", [True, False])
+def test_a_chunk_of_a_shard_that_another_is_taken_with(tmp_path: Path, refused: Refused, checksum: bool) -> None:
+    x = np.random.default_rng(0).standard_normal(X.shape).astype(X.dtype)
+    source = store(tmp_path / "in.zarr", "sharded", x, compressors=(zarr.codecs.ZstdCodec(checksum=checksum),))
+    shard = source / "c/0/0"
+    data = shard.read_bytes()
+    index = np.frombuffer(data[-68:-4], "<u8").reshape(4, 2).copy()
+    first, second = np.argsort(index[:, 0])[:2]
+    assert index[first].sum() == index[second, 0]
+    index[first, 1] += index[second, 1]
+    shard.write_bytes(data[:-68] + index.tobytes() + struct.pack("<I", google_crc32c.value(index.tobytes())))
+    refused(source, CorruptError, str(shard), "something follows its end")
 
 
 def test_a_damaged_chunk_of_an_array_in_a_group_is_named_with_its_path(tmp_path: Path, refused: Refused) -> None:

@@ -61,7 +61,7 @@ def _run(arguments: list[str]) -> int:
     _mend_standard_streams()
     with deliver_signals():
         try:
-            return _result(arguments)
+            return _flushed(_result(arguments))
         except Interrupted as error:
             # Within: a later signal is still taken for one of a run that is ending.
             _say("; ".join((f"interrupted by {error.signal.name}", *getattr(error, "__notes__", ("nothing half-done was left",)))))
@@ -75,10 +75,9 @@ def _result(arguments: list[str]) -> int:
         # Not `cli.main`: that turns a closed pipe into exit code 1.
         with cli.make_context("leakycli", arguments or ["--help"], obj=state) as context:
             result = cli.invoke(context)
-        sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as error:
-        return _flushed(error.exit_code)
+        return error.exit_code
     except BrokenPipeError:
         _die(signal.SIGPIPE)
     except click.UsageError as error:
@@ -95,8 +94,7 @@ def _result(arguments: list[str]) -> int:
         return error.exit_code
     except OSError as error:
         # The files of a run have errors of their own: this is standard output.
-        _say(f"cannot write to standard output: {error.strerror or error}")
-        return 1
+        return _output_failed(error)
     except MemoryError:
         _say("out of memory; give a smaller --memory or fewer --workers")
         return 1
@@ -122,12 +120,28 @@ def _mend_standard_streams() -> None:
 
 
 def _flushed(code: int) -> int:
-    """`code`, once what was printed is out."""
+    """`code`, once what was printed is out; 1 where it cannot be written."""
     try:
         sys.stdout.flush()
     except BrokenPipeError:
         _die(signal.SIGPIPE)
+    except OSError as error:
+        return _output_failed(error)
     return code
+
+
+def _output_failed(error: OSError) -> int:
+    _say(f"cannot write to standard output: {error.strerror or error}")
+    _discard_output()
+    return 1
+
+
+def _discard_output() -> None:
+    """What standard output still holds cannot be written any more, and must not be tried at exit."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    except OSError:
+        pass
 
 
 def _say(message: str) -> None:
@@ -141,11 +155,7 @@ def _say(message: str) -> None:
 
 def _die(signum: signal.Signals) -> NoReturn:
     """End the process by `signum` itself, so that a shell loop around it stops too."""
-    # What standard output still holds cannot be written any more, and must not be tried at exit.
-    try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    except OSError:
-        pass
+    _discard_output()
     signal.signal(signum, signal.SIG_DFL)
     os.kill(os.getpid(), signum)
     # Blocked or not delivered yet: the exit code that a shell would show for it.
