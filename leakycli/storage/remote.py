@@ -59,7 +59,8 @@ class Remote:
     def __init__(self, url: str, options: Mapping[str, Any], held: dict[str, bytes] | None = None) -> None:
         """Raises UsageError where no such file system is known, or its package is not installed."""
         self.url, self.options, self.held = url, options, held
-        self._given_up = False
+        #: Whether a request has failed at each of its tries.
+        self.given_up = False
         self.scheme = url.partition("://")[0].lower()
         if self.scheme in ("file", "local"):
             raise UsageError(f"{shown(url)}: is here; give its path instead of a URL")
@@ -270,13 +271,13 @@ class Remote:
                     raise
                 reason = _passing(error, code, status)
                 # One that failed at every try ends the run. Others of the same call, which nobody waits for any more, are not made again.
-                self._given_up = self._given_up or (reason is not None and attempt == TRIES)
-                if reason is None or self._given_up:
+                self.given_up = self.given_up or (reason is not None and attempt == TRIES)
+                if reason is None or self.given_up:
                     raise self._explained(error, f"{doing} {self.where(key)}", attempt if reason else 0) from None
             # Not all at the same moment again.
             wait = FIRST_WAIT * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)
             await self._unless_stopped(asyncio.sleep(wait), key, doing)
-            if self._given_up:
+            if self.given_up:
                 raise self._explained(error, f"{doing} {self.where(key)}", attempt)
 
     async def _unless_stopped(self, work: Awaitable[T], key: str, doing: str) -> T:

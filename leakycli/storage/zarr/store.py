@@ -9,6 +9,7 @@ from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import FsspecStore, WrapperStore
 
+from leakycli.errors import StorageError
 from leakycli.storage.base import METADATA
 from leakycli.storage.remote import Remote
 
@@ -65,6 +66,9 @@ class RemoteStore(FsspecStore):
         if self._remote.held is not None and is_document(key):
             self._remote.held[key] = value.to_bytes()
             return
+        if self._remote.given_up:
+            # zarr goes on with the other chunks of a call of which one has failed.
+            raise StorageError(f"cannot write {self._remote.where(key)}: the run has failed")
         await self._remote.elsewhere(
             self._remote.persist(lambda: super(RemoteStore, self).set(key, value, byte_range), key, "cannot write")
         )
