@@ -24,7 +24,7 @@ import zarr
 from numpy.typing import NDArray
 
 import leakycli
-from leakycli import Options
+from leakycli import Options, plan
 from leakycli.errors import CorruptError, LeakyError, LossError, SourceChangedError, StorageError, UsageError, redacted, visible
 from leakycli.storage import parse_options, remote
 
@@ -391,6 +391,15 @@ def test_a_web_server_without_ranges_gives_shards_whole(tmp_path: Path, monkeypa
     web_hierarchy(tmp_path, monkeypatch)
     with web_server(tmp_path) as web:
         leakycli.apply(f"{web}/a.zarr/sharded", "y.zarr", Options(chunks=(10, 30)))
+        assert np.asarray(zarr.open_array("y.zarr", mode="r")[...]).tobytes() == Y.tobytes()
+
+
+def test_a_web_server_without_ranges_gives_parts_of_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    web_hierarchy(tmp_path, monkeypatch)
+    # As where memory is short, or shards are large.
+    monkeypatch.setattr(plan, "MOST_JOINED", 1)
+    with web_server(tmp_path) as web:
+        leakycli.apply(f"{web}/a.zarr/sharded", "y.zarr", Options(chunks=(7, 11)))
         assert np.asarray(zarr.open_array("y.zarr", mode="r")[...]).tobytes() == Y.tobytes()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
-from zarr.abc.store import ByteRequest, Store
+from zarr.abc.store import ByteRequest, RangeByteRequest, Store, SuffixByteRequest
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import FsspecStore, WrapperStore
 
@@ -48,8 +48,11 @@ class RemoteStore(FsspecStore):
         if self._remote.held is not None and (data := self._remote.held.get(key)) is not None:
             return prototype.buffer.from_bytes(data)
         asked = key + self._remote.query
-        return await self._remote.elsewhere(
-            self._remote.persist(lambda: super(RemoteStore, self).get(asked, prototype, byte_range), key, "cannot read")
+        return _part(
+            await self._remote.elsewhere(
+                self._remote.persist(lambda: super(RemoteStore, self).get(asked, prototype, byte_range), key, "cannot read")
+            ),
+            byte_range,
         )
 
     async def exists(self, key: str) -> bool:
@@ -75,6 +78,15 @@ class RemoteStore(FsspecStore):
 
     async def delete(self, key: str) -> None:
         await self._remote.elsewhere(self._remote.persist(lambda: super(RemoteStore, self).delete(key), key, "cannot remove"))
+
+
+def _part(found: Buffer | None, asked: ByteRequest | None) -> Buffer | None:
+    """The part that was asked for of what was `found`: a web server that knows no ranges gives all, and fsspec does not tell."""
+    if found is not None and isinstance(asked, RangeByteRequest) and len(found) > asked.end - asked.start:
+        return found[asked.start : asked.end]
+    if found is not None and isinstance(asked, SuffixByteRequest) and len(found) > asked.suffix:
+        return found[len(found) - asked.suffix :]
+    return found
 
 
 class Watched(WrapperStore[Store]):
