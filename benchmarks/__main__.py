@@ -42,7 +42,8 @@ def main() -> int:
     parser.add_argument("--only", action="append", default=[], metavar="TEXT", help="rows whose name holds this; again for more")
     parser.add_argument("--folder", type=Path, help="where inputs and results go, in a folder that is removed")
     parser.add_argument("--files", type=int, default=5000, help="of the row with many files")
-    parser.add_argument("--most", type=int, default=4096, help="MiB of the largest .npy in the rows on growth")
+    parser.add_argument("--most", type=int, default=16384, help="MiB of the largest .npy in the rows on growth")
+    parser.add_argument("--chunks", type=int, default=1_000_000, help="most chunks there")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured")
     parser.add_argument("--from", dest="given", type=Path, nargs="+", metavar="FILE", help="measure nothing, take these")
     parser.add_argument("--write", type=Path, metavar="FOLDER", help="write performance.md and its plots")
@@ -102,7 +103,7 @@ def measured(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
         print(line)
     grown = []
     if wanted("growth"):
-        for row in growth.growing(folder, given.most << 20):
+        for row in growth.growing(folder, given.most << 20, given.chunks):
             grown.append(row)
             print(f"{row['what']:20} {row['amount']:>14,} {row['seconds']:9.2f} s", flush=True)
     versions = {"Python": platform.python_version()}
@@ -111,7 +112,7 @@ def measured(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    options = [f"--{name} {getattr(given, name)}" for name in ("size", "runs", "files", "most")]
+    options = [f"--{name} {getattr(given, name)}" for name in ("size", "runs", "files", "most", "chunks")]
     command = " ".join(["python -m benchmarks", *options, *(f"--only {shlex.quote(text)}" for text in given.only)])
     return {
         "date": date.today().isoformat(),
@@ -149,6 +150,8 @@ def compared(case: Case, peer: Peer, runs: int) -> dict[str, Any]:
         "goal": peer.goal,
         "memory": cost["memory_measured"],
         "projected": cost["memory_projected"],
+        "bound": cost["memory_bound"],
+        "floor": peer.floor,
         "peer_memory": peer_memory,
         "size_ratio": size_ratio,
         "differs": differs,

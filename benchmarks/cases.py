@@ -34,7 +34,7 @@ LAYOUTS = {
 
 @dataclass(frozen=True)
 class Peer:
-    """A command that does what leakycli does; needs: packages. compared: by value."""
+    """A command that does what leakycli does; needs: packages. compared: by value. floor: does only the part that cannot be left out."""
 
     name: str
     command: list[str]
@@ -42,6 +42,7 @@ class Peer:
     goal: float | None
     needs: tuple[str, ...] = ()
     compared: bool = True
+    floor: bool = False
 
     @property
     def there(self) -> bool:
@@ -112,12 +113,15 @@ def cases(folder: Path, size: int) -> list[Case]:
     def script(text: str, a: str, b: str) -> list[str]:
         return [*PYTHON, text, a, b]
 
+    def floor(name: str, command: list[str], *needs: str) -> Peer:
+        return Peer(f"{name} (floor)", command, None, None, needs, compared=False, floor=True)
+
     case(
         "npy float32",
         ".npy",
         lambda path: write_npy(path, size // 4),
         lambda a, b: [
-            Peer("cp", [*CP, a, b], 1.3, 1.0, compared=False),
+            Peer("cp", [*CP, a, b], 1.3, 1.0, compared=False, floor=True),
             Peer("numpy script", script(peers.NUMPY, a, b), 1 / 4, 1 / 8),
             Peer("PyTorch over memmap", script(peers.TORCH, a, b), None, None, ("torch",)),
         ],
@@ -126,30 +130,41 @@ def cases(folder: Path, size: int) -> list[Case]:
         "npy float16",
         ".npy",
         lambda path: write_npy(path, size // 2, "f2"),
-        lambda a, b: [Peer("numpy script", script(peers.NUMPY, a, b), 1 / 10, 1 / 20)],
+        lambda a, b: [Peer("numpy script", script(peers.NUMPY, a, b), 1 / 10, 1 / 20), floor("cp", [*CP, a, b])],
     )
     for kind, accepted, goal in (("normal", 1 / 15, 1 / 30), ("sparse", 1.0, None), ("smooth", None, None)):
         case(
             f"npz deflated {kind}",
             ".npz",
             lambda path, kind=kind: np.savez_compressed(path, x=np.concatenate(values(kind, size // 32))),  # type: ignore[misc]
-            lambda a, b, limits=(accepted, goal): [Peer("numpy script", script(peers.NUMPY_NPZ, a, b), *limits)],  # type: ignore[misc]
+            lambda a, b, limits=(accepted, goal): [  # type: ignore[misc]
+                Peer("numpy script", script(peers.NUMPY_NPZ, a, b), *limits),
+                floor("codecs alone", script(peers.CODECS_NPZ, a, b)),
+            ],
         )
     case(
         "npz stored",
         ".npz",
         lambda path: np.savez(path, x=np.concatenate(values("normal", size // 4))),
-        lambda a, b: [Peer("cp", [*CP, a, b], 2.0, 1.3, compared=False)],
+        lambda a, b: [Peer("cp", [*CP, a, b], 2.0, 1.3, compared=False, floor=True)],
     )
+
+    def floors(layout: str, a: str, b: str) -> list[Peer]:
+        if LAYOUTS[layout][2] == "none":
+            return [floor("cp -r", [*CP, "-r", a, b])]
+        # A shard would have to be taken apart, as leakycli does.
+        return [] if LAYOUTS[layout][1] else [floor("codecs alone", script(peers.CODECS_ZARR, a, b))]
+
     for layout in LAYOUTS:
         bound_by_codec = "zstd" in layout
         case(
             f"zarr {layout}",
             ".zarr",
             lambda path, layout=layout: make_zarr(path, layout, size // 4),  # type: ignore[misc]
-            lambda a, b, slow=bound_by_codec: [  # type: ignore[misc]
+            lambda a, b, layout=layout, slow=bound_by_codec: [  # type: ignore[misc]
                 Peer("TensorStore", script(peers.TENSORSTORE, a, b), 1.15, 1.0, ("tensorstore",)),
                 Peer("Dask", script(peers.DASK, a, b), 1 / 1.2 if slow else 1 / 3, 1 / 5, ("dask",)),
+                *floors(layout, a, b),
             ],
         )
     small = folder / "in.npy"

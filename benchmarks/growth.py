@@ -46,8 +46,9 @@ def many_files(folder: Path, count: int, runs: int) -> float:
     return count / float(np.median(seconds))
 
 
-def growing(folder: Path, most: int) -> Iterator[dict[str, Any]]:
-    """Rows of a series: what, how much of it, seconds of the process, bytes of memory at the peak (as its report has it)."""
+def growing(folder: Path, most: int, chunks: int) -> Iterator[dict[str, Any]]:
+    """Rows of series, up to `most` bytes and so many chunks: what, how much of it, seconds of the process, bytes of memory at the peak (as
+    its report has it)."""
     output = folder / "out.npy"
     size = 1 << 20
     while size <= most:
@@ -57,13 +58,15 @@ def growing(folder: Path, most: int) -> Iterator[dict[str, Any]]:
             file.truncate(file.tell() + size)  # sparse: zeros that take no space
         yield row("bytes of a .npy", size, source, output)
         size *= 4
-    for count in (100, 1000, 10_000, 100_000):
+    count = 100
+    while count <= chunks:
         source, output = folder / "in.zarr", folder / "out.zarr"
         whole = folder / "whole.npy"
         np.save(whole, np.linspace(-1, 1, 16 * count, dtype=np.float32))
         timed([*APPLY, "--chunks", "16", "--compressor", "none", str(whole), str(source)], source)
         yield row("chunks of 64 bytes", count, source, output)
         whole.unlink()
+        count *= 10
     for count in (1, 10, 100, 1000, 10_000):
         seconds = count / many_files(folder, count, 1)
         yield {"what": "files of 8 KiB", "amount": count, "seconds": seconds, "memory": None}

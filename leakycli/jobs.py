@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 from leakycli.errors import StorageError, UsageError, shown, storage_error
-from leakycli.publish import written_beside
+from leakycli.publish import resolve, written_beside
 from leakycli.storage import FORMATS, SUFFIXES, is_stream, is_url, is_zarr, name_in
 
 
@@ -111,10 +112,13 @@ def _refuse_collisions(jobs: list[Job]) -> None:
         return  # it looks after itself
     sources = {found: job.source for job in jobs if (found := _identity(job.source))}
     taken: dict[str, str] = {}
+    # Results are in few folders, whose links need to be followed once.
+    followed = cache(os.path.realpath)
     for job in jobs:
         if "\0" in job.dest:
             continue  # no path; its job will say so
-        real = os.path.realpath(job.dest)
+        folder, name = os.path.split(resolve(job.dest))
+        real = os.path.join(followed(folder), name)
         other = taken.setdefault(real, job.source)
         if other is not job.source:
             raise UsageError(f"{shown(other)} and {shown(job.source)} would both become {shown(job.dest)}; nothing was written")

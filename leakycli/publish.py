@@ -511,7 +511,7 @@ def check_distinct(source: str, written: Iterable[str]) -> None:
         a = os.fstat(0) if source == "-" else os.stat(source)
     except OSError:
         a = None
-    folder, outer = a is not None and stat.S_ISDIR(a.st_mode), "" if source == "-" else os.path.realpath(source)
+    folder = a is not None and stat.S_ISDIR(a.st_mode)
     # Most of `written` are in one folder, whose links need to be followed once.
     followed = cache(os.path.realpath)
     for path in written:
@@ -519,7 +519,10 @@ def check_distinct(source: str, written: Iterable[str]) -> None:
             continue
         standard = "-" in (source, path)
         b = _found(path)
-        # Most are not there at all.
+        # Most are not there at all: then they are not the source that is, nor around it.
+        if a is not None and b is None and not folder:
+            continue
+        outer = "" if source == "-" else followed(source)
         link = b is not None and stat.S_ISLNK(b.st_mode)
         if standard:
             inner = ""

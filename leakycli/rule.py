@@ -14,6 +14,9 @@ from leakycli.errors import UnsupportedError, UsageError
 
 OUTPUTS = ("float16", "float32", "float64", "int32", "int64")
 
+#: Their names take numpy longer to tell than all else that is checked.
+_OUTPUTS = frozenset(map(np.dtype, OUTPUTS))
+
 _REFUSED = {
     "b": "boolean",
     "c": "complex",
@@ -73,7 +76,7 @@ class Rule:
         if dtype is None:
             dtype = source if source.kind == "f" else np.dtype("float32")
         dtype = np.dtype(dtype).newbyteorder("=")
-        if dtype.name not in OUTPUTS:
+        if dtype not in _OUTPUTS:
             raise UsageError(f"dtype {dtype.name} is not supported: choose one of {', '.join(OUTPUTS)}")
         if nan is not None:
             if dtype.kind == "f":

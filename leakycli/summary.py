@@ -406,25 +406,25 @@ class Histogram:
         """The bins that are not empty, from the most negative to the most positive; NaN and ±inf have none."""
         edges, half = _edges(self._float), self._size // 2
         met = np.flatnonzero(self._counts)
-        down, up = [], []
-        for number, count in zip(met.tolist(), self._counts[met].tolist(), strict=True):
-            if number % half >= half - 4:
-                continue  # the last four are infinities and NaN
-            if number < half:
-                up.append(Bin(edges[number], edges[number + 1], count))
-            else:
-                down.append(Bin(-edges[number - half + 1], 0.0 - edges[number - half], count))
-        return down[::-1] + ([Bin(0.0, 0.0, self._zeros)] if self._zeros else []) + up
+        # The last four numbers of each half are infinities and NaN.
+        up, down = met[met < half - 4], met[(met >= half) & (met < 2 * half - 4)][::-1]
+        near, far = edges[down - half], edges[down - half + 1]
+        zero = [Bin(0.0, 0.0, self._zeros)] if self._zeros else []
+        return _bins(-far, 0.0 - near, self._counts[down]) + zero + _bins(edges[up], edges[up + 1], self._counts[up])
+
+
+def _bins(lower: NDArray[np.float64], upper: NDArray[np.float64], elements: NDArray[np.int64]) -> list[Bin]:
+    return list(map(Bin, lower.tolist(), upper.tolist(), elements.tolist()))
 
 
 @cache
-def _edges(dtype: np.dtype[Any]) -> list[float]:
+def _edges(dtype: np.dtype[Any]) -> NDArray[np.float64]:
     """The lower edges of the positive bins of a floating type, and the upper one of the last."""
     bits, shift = np.dtype(f"u{dtype.itemsize}"), np.finfo(dtype).nmant - 2
     last = (1 << (8 * dtype.itemsize - shift - 1)) - 4
-    edges: list[float] = (np.arange(last, dtype=bits) << bits.type(shift)).view(dtype).astype(np.float64).tolist()
+    edges = (np.arange(last, dtype=bits) << bits.type(shift)).view(dtype).astype(np.float64)
     # Beyond the largest finite value the next edge, a power of two, exists in float64 but for float64's own.
-    return [*edges, 2.0 * edges[-4] if dtype.itemsize < 8 else math.inf]
+    return np.append(edges, 2.0 * edges[-4] if dtype.itemsize < 8 else math.inf)
 
 
 def _towards_zero(x: Array) -> NDArray[np.float64]:

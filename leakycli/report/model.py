@@ -152,7 +152,11 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain JSON values."""
-        return {"schema_version": SCHEMA_VERSION, "tool": "leakycli", **plain(self)}
+        values: dict[str, Any] = plain(self._titled())
+        return values
+
+    def _titled(self) -> dict[str, Any]:
+        return {"schema_version": SCHEMA_VERSION, "tool": "leakycli", **_fields(self)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Report:
@@ -180,7 +184,7 @@ class Report:
         """Strict JSON; an indented report ends in a newline and keeps each bin and shape on one line."""
         if indent is None:
             return json.dumps(self.to_dict(), allow_nan=False)
-        return _indented(self.to_dict(), "", " " * indent) + "\n"
+        return _indented(self._titled(), "", " " * indent) + "\n"
 
 
 def plain(value: Any) -> Any:
@@ -201,31 +205,51 @@ def plain(value: Any) -> Any:
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
-    if dataclasses.is_dataclass(value):
-        return {name: plain(getattr(value, name)) for name in value.__dataclass_fields__}
-    return value
+    return plain(_fields(value)) if dataclasses.is_dataclass(value) else value
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in value.__dataclass_fields__}
 
 
 def _indented(value: Any, margin: str, step: str) -> str:
+    """`plain(value)` as indented JSON, without making that first: the reports of many small files take as long as all else about them."""
     kind = type(value)
     # What JSON writes as Python does: the encoder takes far longer to set out than these to write.
-    if kind is int or kind is float:
+    if kind is int or (kind is float and math.isfinite(value)):
         return repr(value)
     if kind is str:
-        return _quoted(value)
+        return _quoted(plain(value))
+    if value is None or kind is bool or kind is float:
+        return _encode(plain(value))
     inner = margin + step
+    if kind is Distribution:
+        bins = ",\n".join([f"{inner}{step}[{_ends(lower, upper)}, {count}]" for lower, upper, count in value.bins])
+        listed = f"[\n{bins}\n{inner}]" if bins else "[]"
+        return f'{{\n{inner}"stride": {value.stride},\n{inner}"sampled": {value.sampled},\n{inner}"bins": {listed}\n{margin}}}'
+    if dataclasses.is_dataclass(value):
+        kind, value = dict, _fields(value)
     if kind is dict and value:
         items = [f"{inner}{_quoted(key)}: {_indented(item, inner, step)}" for key, item in value.items()]
         return "{\n" + ",\n".join(items) + f"\n{margin}}}"
-    if kind is list and value and isinstance(value[0], (list, dict)):
-        if isinstance(value[0], list):
-            # Bins, each on a line.
-            return "[\n" + ",\n".join([f"{inner}[{_edge(a)}, {_edge(b)}, {count}]" for a, b, count in value]) + f"\n{margin}]"
+    if kind is tuple and value and type(value[0]) is str:
+        return _words(value)
+    if kind is tuple and value and dataclasses.is_dataclass(value[0]):
         return "[\n" + ",\n".join([inner + _indented(item, inner, step) for item in value]) + f"\n{margin}]"
-    return _encode(value)
+    return _encode(plain(value))
 
 
 _encode = json.JSONEncoder(allow_nan=False).encode
-#: The same edges come again and again. (None is -0, which would be taken for 0.)
-_edge = lru_cache(1 << 12, typed=True)(_encode)
 _quoted = json.encoder.encode_basestring_ascii
+
+
+@lru_cache(1 << 11)
+def _ends(lower: float, upper: float) -> str:
+    """Of a bin, whose ends come again and again. (None is -0, which would be taken for 0.)"""
+    return f"{_encode(plain(lower))}, {_encode(plain(upper))}"
+
+
+@lru_cache(16)
+def _words(words: tuple[str, ...]) -> str:
+    """Of a command, which is the same for all files of a batch."""
+    return _encode(plain(words))

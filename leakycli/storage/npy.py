@@ -21,7 +21,7 @@ import select
 import stat
 import warnings
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from io import BytesIO
 from math import prod
 from typing import TYPE_CHECKING, Any, Protocol
@@ -31,7 +31,7 @@ from numpy.lib import format as npy_format
 
 from leakycli import stopping
 from leakycli.errors import CorruptError, LeakyError, SourceChangedError, UnsupportedError, shown, storage_error
-from leakycli.regions import Span
+from leakycli.regions import Index, Span
 from leakycli.rule import Rule, refuse_unsupported
 from leakycli.storage.base import Array, ArrayInfo, Begun, FlatSource, Member, Source, sync_path
 
@@ -92,12 +92,14 @@ def read_header(read: Callable[[int], bytes], name: str, array: str = "") -> tup
         header = read(length)
         if len(field) < (2 if start[6] == 1 else 4) or len(header) < length:
             raise CorruptError("is cut off in its header")
-        return _parse(header, start[6], array), start + field + header
+        return ArrayInfo(array, *_parse(header, start[6])), start + field + header
     except (CorruptError, UnsupportedError) as error:
         raise type(error)(f"{name}: {error}") from None
 
 
-def _parse(header: bytes, version: int, array: str) -> ArrayInfo:
+@lru_cache(16)
+def _parse(header: bytes, version: int) -> tuple[Index, np.dtype[Any], bool]:
+    """Shape, dtype and whether in Fortran order. Kept: the many files of a batch often have the same header."""
     try:
         text = header.decode("utf-8" if version == 3 else "latin-1")
         with warnings.catch_warnings():
@@ -132,7 +134,7 @@ def _parse(header: bytes, version: int, array: str) -> ArrayInfo:
     if prod(n for n in shape if n) * dtype.itemsize >= 1 << 63:
         # Also where it has none: numpy refuses that.
         raise CorruptError(f"has a malformed header: an array of the shape {_brief(shape)} is too large to be")
-    return ArrayInfo(array, shape, dtype, fortran)
+    return shape, dtype, fortran
 
 
 def _brief(value: Any) -> str:
