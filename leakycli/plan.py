@@ -147,7 +147,7 @@ class FlatPlan(ArrayPlan[Span]):
         # What goes in order waits in memory whole, and is compressed in pieces that are better large. Nothing is cut smaller than `OnePass`
         # cuts it, so that a unit has the same statistics whichever way it goes.
         part = unit if any(ordered) else min(max(PART_BYTES // itemsizes[0], PIECE), unit)
-        region = unit * (2 if any(ordered) else REGION_UNITS)
+        region = unit * (1 if any(ordered) else REGION_UNITS)
         return cls(name, *itemsizes, scratch, *ordered, size, part, unit, region)
 
     @property

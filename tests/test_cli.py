@@ -137,6 +137,24 @@ def imported(folder: Path, *arguments: str) -> set[str]:
 HEAVY = ("zarr", "dask", "distributed", "fsspec", "numcodecs", "asyncio", "matplotlib", "sklearn")
 
 
+@pytest.mark.skipif(
+    sys.platform != "linux" or (os.cpu_count() or 1) < 2, reason="threads are looked for in /proc; with one processor there is one"
+)
+def test_libraries_start_no_threads_beside_the_workers(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.ones(4, np.float32))
+    code = """
+import os, sys
+from leakycli.cli import main
+try:
+    main()
+except SystemExit:
+    print(len(os.listdir("/proc/self/task")))
+"""
+    command = [sys.executable, "-c", code, "apply", "--quiet", "--workers", "1", "x.npy", "y.npy"]
+    env = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+    assert subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, check=True).stdout == b"1\n"
+
+
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["apply", "--help"], ["verify", "--help"], ["info", "--help"], ["--version"]], ids=" ".join
 )

@@ -53,6 +53,8 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line with the process's arguments, and end the process."""
+    # The workers are ours. numpy's OpenBLAS starts a thread for each processor, which spins for a while when there is nothing to do.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     sys.exit(_run(sys.argv[1:]))
 
 
