@@ -37,7 +37,7 @@ PACKAGES = ("leakycli", "numpy", "zarr", "zarrs", "isal", "tensorstore", "dask",
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", type=int, default=2048, help="MiB of a .npy or stored .npz; Zarr has a quarter, deflated .npz an eighth")
+    parser.add_argument("--size", type=int, default=2048, help="MiB of a .npy or stored .npz; Zarr has a half, deflated .npz an eighth")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--only", action="append", default=[], metavar="TEXT", help="rows whose name holds this; again for more")
     parser.add_argument("--folder", type=Path, help="where inputs and results go, in a folder that is removed")

@@ -103,7 +103,7 @@ def make_zarr(path: Path, layout: str, size: int) -> None:
 
 
 def cases(folder: Path, size: int) -> list[Case]:
-    """All of them, for `.npy` inputs of `size` bytes; stored `.npz` too, Zarr a quarter, deflated `.npz` an eighth."""
+    """All of them, for `.npy` inputs of `size` bytes; stored `.npz` too, Zarr a half, deflated `.npz` an eighth."""
     found = []
 
     def case(name: str, suffix: str, make: Callable[[Path], None], others: Callable[[str, str], list[Peer]]) -> None:
@@ -160,7 +160,7 @@ def cases(folder: Path, size: int) -> list[Case]:
         case(
             f"zarr {layout}",
             ".zarr",
-            lambda path, layout=layout: make_zarr(path, layout, size // 4),  # type: ignore[misc]
+            lambda path, layout=layout: make_zarr(path, layout, size // 2),  # type: ignore[misc]
             lambda a, b, layout=layout, slow=bound_by_codec: [  # type: ignore[misc]
                 Peer("TensorStore", script(peers.TENSORSTORE, a, b), 1.15, 1.0, ("tensorstore",)),
                 Peer("Dask", script(peers.DASK, a, b), 1 / 1.2 if slow else 1 / 3, 1 / 5, ("dask",)),
