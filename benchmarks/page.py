@@ -13,7 +13,8 @@ Whole processes, in turn with their peer, after one run each that does not count
 The page cache is warm, the destination is removed before each run, nobody flushes to disk. The ratio is leakycli's time over the peer's:
 below 1 leakycli is faster. What leakycli does beside the peer's work: full statistics and histograms of input and output, a report, a
 journal, and a result that appears whole or not at all. Results are compared with the peer's, value by value.
-Floors do only what cannot be left out: copying, or the codecs on all processors with nothing computed between. Memory is accepted
+Floors do less: they copy, in one process, or take the source through the codecs and back on as many threads as there are processors,
+with nothing computed between. Memory is accepted
 where the measured peak keeps to the bound and to the projected one; the goal is that the projected is at most 25 % above the measured.
 
 """
@@ -91,7 +92,8 @@ def plot(growth: list[dict[str, Any]]) -> str:
     """Seconds by amount of work, both as logarithms; a slope of one decade a decade is a cost that is linear."""
     series = list(dict.fromkeys(row["what"] for row in growth))
     points = [(math.log10(row["amount"]), math.log10(row["seconds"]), row["what"]) for row in growth]
-    right, low, high = (math.ceil(max(x for x, _, _ in points)), math.floor(min(y for _, y, _ in points)), 2)
+    right = math.ceil(max(x for x, _, _ in points))
+    low, high = math.floor(min(y for _, y, _ in points)), math.ceil(max(y for _, y, _ in points))
 
     def at(x: float, y: float) -> tuple[float, float]:
         return 60 + 560 * x / right, 20 + 300 * (high - y) / (high - low)

@@ -118,7 +118,7 @@ def _refuse_collisions(jobs: list[Job]) -> None:
         if "\0" in job.dest:
             continue  # no path; its job will say so
         folder, name = os.path.split(resolve(job.dest))
-        real = os.path.join(followed(folder), name)
+        real = os.path.realpath(job.dest) if name in ("", ".", "..") else os.path.join(followed(folder), name)
         other = taken.setdefault(real, job.source)
         if other is not job.source:
             raise UsageError(f"{shown(other)} and {shown(job.source)} would both become {shown(job.dest)}; nothing was written")

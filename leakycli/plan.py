@@ -144,8 +144,8 @@ class FlatPlan(ArrayPlan[Span]):
     ) -> FlatPlan:
         """The plan for an array of `size` elements; itemsizes and ordered (must go front to back) are (in, out)."""
         unit = UNIT_BYTES // itemsizes[0]
-        # What goes in order waits in memory whole, and is compressed in pieces that are better large. Nothing is cut smaller than `OnePass`
-        # cuts it, so that a unit has the same statistics whichever way it goes.
+        # What goes in order waits in memory by regions, of one unit each, and is compressed in pieces that are better large. Nothing is cut
+        # smaller than `OnePass` cuts it, so that a unit has the same statistics whichever way it goes.
         part = unit if any(ordered) else min(max(PART_BYTES // itemsizes[0], PIECE), unit)
         region = unit * (1 if any(ordered) else REGION_UNITS)
         return cls(name, *itemsizes, scratch, *ordered, size, part, unit, region)

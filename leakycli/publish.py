@@ -513,14 +513,15 @@ def check_distinct(source: str, written: Iterable[str]) -> None:
         a = None
     folder = a is not None and stat.S_ISDIR(a.st_mode)
     # Most of `written` are in one folder, whose links need to be followed once.
-    followed = cache(os.path.realpath)
+    followed, there = cache(os.path.realpath), cache(os.path.isdir)
     for path in written:
         if is_url(path):
             continue
         standard = "-" in (source, path)
         b = _found(path)
-        # Most are not there at all: then they are not the source that is, nor around it.
-        if a is not None and b is None and not folder:
+        # Most are not there at all: then they are not the source that is, nor around it. Without its folder, which may yet be made, that is
+        # not known: "new/../x" is another file then.
+        if a is not None and b is None and not folder and there(os.path.dirname(path) or "."):
             continue
         outer = "" if source == "-" else followed(source)
         link = b is not None and stat.S_ISLNK(b.st_mode)

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from leakycli import Options, apply
 from leakycli.cli import _run
-from leakycli.errors import LeakyError
+from leakycli.errors import LeakyError, UsageError
 from tests.conftest import Run
 from tests.test_npy import defined, same
 
@@ -340,6 +340,15 @@ def test_dest_is_the_source_itself(here: Path, refuse: Refuse, dest: str, overwr
     line = refuse(2, dest if dest != "symbolic.npy" else "in.npy", "apply", "in.npy", dest, *["--overwrite"] * overwrite)
     if overwrite:
         assert "source" in line
+
+
+def test_dest_is_the_source_itself_by_way_of_a_folder_that_the_run_would_make(here: Path, refuse: Refuse) -> None:
+    (here / "in.npy").write_bytes(GOOD)
+    dest = "new/../in.npy"
+    assert "source" in refuse(2, dest, "apply", "in.npy", dest, "--recursive", "--overwrite")
+    with pytest.raises(UsageError, match="source"):
+        apply("in.npy", dest, Options(overwrite=True, parents=True))
+    assert (here / "in.npy").read_bytes() == GOOD
 
 
 @pytest.mark.parametrize("source", ["symbolic.npy", "hard.npy", "./in.npy"])

@@ -20,10 +20,13 @@ import tensorstore
 import zarr
 import zarr.codecs
 from numpy.typing import NDArray
+from zarr.abc.store import ByteRequest, RangeByteRequest, SuffixByteRequest
+from zarr.core.buffer import default_buffer_prototype
 
 import leakycli
 from leakycli import Options, leaky_relu, machine
 from leakycli.errors import LossError, UnsupportedError, UsageError
+from leakycli.storage.zarr.store import _part
 from leakycli.storage.zarr.tree import ZipTree
 from leakycli.storage.zip import pack
 
@@ -435,3 +438,21 @@ def test_an_archive_is_read_by_several_threads_at_once(tmp_path: Path) -> None:
     finally:
         sys.setswitchinterval(before)
         tree.close()
+
+
+@pytest.mark.parametrize(
+    ("asked", "part"),
+    [
+        (RangeByteRequest(2, 5), b"234"),
+        (RangeByteRequest(0, 3), b"012"),
+        (SuffixByteRequest(4), b"6789"),
+        (RangeByteRequest(0, 12), b"0123456789"),
+        (None, b"0123456789"),
+    ],
+)
+def test_a_part_that_comes_as_all_is_cut_out_and_holds_no_more(asked: ByteRequest | None, part: bytes) -> None:
+    found = default_buffer_prototype().buffer.from_bytes(b"0123456789")
+    cut = _part(found, asked)
+    assert cut is not None
+    assert cut.to_bytes() == part
+    assert len(part) == len(found) or not np.shares_memory(cut.as_numpy_array(), found.as_numpy_array())

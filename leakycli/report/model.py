@@ -226,13 +226,14 @@ def _indented(value: Any, margin: str, step: str) -> str:
     if kind is Distribution:
         bins = ",\n".join([f"{inner}{step}[{_ends(lower, upper)}, {count}]" for lower, upper, count in value.bins])
         listed = f"[\n{bins}\n{inner}]" if bins else "[]"
-        return f'{{\n{inner}"stride": {value.stride},\n{inner}"sampled": {value.sampled},\n{inner}"bins": {listed}\n{margin}}}'
+        counts = f'"stride": {_encode(value.stride)},\n{inner}"sampled": {_encode(value.sampled)}'
+        return f'{{\n{inner}{counts},\n{inner}"bins": {listed}\n{margin}}}'
     if dataclasses.is_dataclass(value):
         kind, value = dict, _fields(value)
     if kind is dict and value:
         items = [f"{inner}{_quoted(key)}: {_indented(item, inner, step)}" for key, item in value.items()]
         return "{\n" + ",\n".join(items) + f"\n{margin}}}"
-    if kind is tuple and value and type(value[0]) is str:
+    if kind is tuple and value and all(type(word) is str for word in value):
         return _words(value)
     if kind is tuple and value and dataclasses.is_dataclass(value[0]):
         return "[\n" + ",\n".join([inner + _indented(item, inner, step) for item in value]) + f"\n{margin}]"
@@ -243,7 +244,7 @@ _encode = json.JSONEncoder(allow_nan=False).encode
 _quoted = json.encoder.encode_basestring_ascii
 
 
-@lru_cache(1 << 11)
+@lru_cache(1 << 11, typed=True)
 def _ends(lower: float, upper: float) -> str:
     """Of a bin, whose ends come again and again. (None is -0, which would be taken for 0.)"""
     return f"{_encode(plain(lower))}, {_encode(plain(upper))}"

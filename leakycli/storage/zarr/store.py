@@ -81,12 +81,19 @@ class RemoteStore(FsspecStore):
 
 
 def _part(found: Buffer | None, asked: ByteRequest | None) -> Buffer | None:
-    """The part that was asked for of what was `found`: a web server that knows no ranges gives all, and fsspec does not tell."""
+    """The part that was asked for of what was `found`: a web server that knows no ranges gives all, and fsspec does not tell.
+
+    All is longer than any part of a shard whose index is right, and what a wrong one gives has not the length of a chunk. zarr asks for no
+    `OffsetByteRequest`.
+    """
     if found is not None and isinstance(asked, RangeByteRequest) and len(found) > asked.end - asked.start:
-        return found[asked.start : asked.end]
-    if found is not None and isinstance(asked, SuffixByteRequest) and len(found) > asked.suffix:
-        return found[len(found) - asked.suffix :]
-    return found
+        start, stop = asked.start, asked.end
+    elif found is not None and isinstance(asked, SuffixByteRequest) and len(found) > asked.suffix:
+        start, stop = len(found) - asked.suffix, len(found)
+    else:
+        return found
+    # A copy: zarr collects the parts for a whole region, and each would hold all of its shard.
+    return type(found).from_bytes(found[start:stop].to_bytes())
 
 
 class Watched(WrapperStore[Store]):
