@@ -30,7 +30,7 @@ import numpy as np
 
 from benchmarks import growth, page
 from benchmarks.cases import Case, Peer, cases
-from benchmarks.measure import peak, remove, timed
+from benchmarks.measure import alone, peak, remove, timed
 
 PACKAGES = ("leakycli", "numpy", "zarr", "zarrs", "isal", "tensorstore", "dask", "torch")
 
@@ -134,11 +134,13 @@ def compared(case: Case, peer: Peer, runs: int) -> dict[str, Any]:
     size_ratio = None
     if case.output.suffix == ".npz" and peer.compared:
         size_ratio = case.output.stat().st_size / case.peer_output.stat().st_size
-    rounds = [(timed(case.command, case.output), timed(peer.command, case.peer_output)) for _ in range(runs)]
-    ours, theirs = (statistics.median(times) for times in zip(*rounds, strict=True))
-    ratios = sorted(a / b for a, b in rounds)
     remove(case.output)
     remove(case.peer_output)
+    # What is still to be written to the disk would be written while another run is timed.
+    os.sync()
+    rounds = [(alone(case.command, case.output), alone(peer.command, case.peer_output)) for _ in range(runs)]
+    ours, theirs = (statistics.median(times) for times in zip(*rounds, strict=True))
+    ratios = sorted(a / b for a, b in rounds)
     return {
         "name": case.name,
         "peer": peer.name,

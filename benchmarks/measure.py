@@ -29,6 +29,13 @@ def timed(command: list[str], output: Path | None) -> float:
     return time.perf_counter() - start
 
 
+def alone(command: list[str], output: Path) -> float:
+    """Seconds of `command`, whose `output` is removed afterwards, before the system writes it to the disk during another's run."""
+    seconds = timed(command, output)
+    remove(output)
+    return seconds
+
+
 def peak(command: list[str], output: Path | None) -> int:
     """Bytes of resident memory (VmHWM) at the peak of `command`, in a run that is not timed; 0 where the system does not tell."""
     if output is not None:

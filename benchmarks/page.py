@@ -10,9 +10,9 @@ HEAD = """# Performance
 Written by `python -m benchmarks --write docs`; every number on this page was measured by it, and nothing is edited by hand.
 
 Whole processes, in turn with their peer, after one run each that does not count; medians, and the least and the largest ratio of a pair.
-The page cache is warm, the destination is removed before each run, nobody flushes to disk. The ratio is leakycli's time over the peer's:
-below 1 leakycli is faster. What leakycli does beside the peer's work: full statistics and histograms of input and output, a report, a
-journal, and a result that appears whole or not at all. Results are compared with the peer's, value by value.
+The page cache is warm, the destination is removed before and after each run, nobody flushes to disk. The ratio is leakycli's time over
+the peer's: below 1 leakycli is faster. What leakycli does beside the peer's work: full statistics and histograms of input and output,
+a report, a journal, and a result that appears whole or not at all. Results are compared with the peer's, value by value.
 Floors do less: they copy, in one process, or take the source through the codecs and back on as many threads as there are processors,
 with nothing computed between. Memory is accepted
 where the measured peak keeps to the bound and to the projected one; the goal is that the projected is at most 25 % above the measured.
