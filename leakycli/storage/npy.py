@@ -43,8 +43,9 @@ MAGIC = b"\x93NUMPY"
 #: Bytes written to a stream at once: a pipe's usual capacity, so that a write blocks for one turn of the reader at most.
 _PIPE = 1 << 16
 
-#: Bytes written to a file by one call. For large ones the system looks for large pages, which may take several times as long.
-_WRITTEN = 1 << 17
+#: Bytes written to a file by one call. Each takes the file's lock, for which other processes spin, so not too few; for large ones the
+#: system may look for large pages for longer than it copies.
+_WRITTEN = 1 << 19
 
 #: Longest header read, in bytes. numpy itself refuses more than 10,000 as unsafe to parse.
 _LONGEST_HEADER = 1 << 16
