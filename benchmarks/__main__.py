@@ -49,7 +49,7 @@ def main() -> int:
     parser.add_argument("--write", type=Path, metavar="FOLDER", help="write performance.md and its plots")
     given = parser.parse_args()
     if given.given:
-        results = [json.loads(path.read_text()) for path in given.given]
+        results = joined([json.loads(path.read_text()) for path in given.given])
     else:
         folder = Path(tempfile.mkdtemp(prefix="leakycli-", dir=given.folder))
         try:
@@ -64,6 +64,20 @@ def main() -> int:
             if result["growth"]:
                 (given.write / f"performance-{result['versions']['Python']}.svg").write_text(page.plot(result["growth"]))
     return int(any(row["differs"] for result in results for row in result["rows"]))
+
+
+def joined(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of the same versions on the same machine as one; of what grows, a later one's takes the place of an earlier one's."""
+    found: dict[str, dict[str, Any]] = {}
+    for result in results:
+        first = found.setdefault(repr((result["versions"], result["machine"])), result)
+        if first is not result:
+            first["rows"] += result["rows"]
+            first["singles"] += result["singles"]
+            first["command"] += f"`, `{result['command']}"
+            grown = {(row["what"], row["amount"]): row for row in first["growth"] + result["growth"]}
+            first["growth"] = sorted(grown.values(), key=lambda row: (row["what"], row["amount"]))
+    return list(found.values())
 
 
 def measured(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
@@ -102,8 +116,12 @@ def measured(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
     for line in singles:
         print(line)
     grown = []
-    if wanted("growth"):
-        for row in growth.growing(folder, given.most << 20, given.chunks):
+    for name, series in (
+        ("growth of bytes", growth.growing_bytes(folder, given.most << 20)),
+        ("growth of chunks", growth.growing_chunks(folder, given.chunks)),
+        ("growth of files", growth.growing_files(folder)),
+    ):
+        for row in series if wanted(name) else ():
             grown.append(row)
             print(f"{row['what']:20} {row['amount']:>14,} {row['seconds']:9.2f} s", flush=True)
     versions = {"Python": platform.python_version()}

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.cases import APPLY
-from benchmarks.measure import remove, timed
+from benchmarks.measure import alone, remove, timed
 
 
 def sparse_grid(folder: Path, runs: int) -> dict[str, Any]:
@@ -46,27 +46,37 @@ def many_files(folder: Path, count: int, runs: int) -> float:
     return count / float(np.median(seconds))
 
 
-def growing(folder: Path, most: int, chunks: int) -> Iterator[dict[str, Any]]:
-    """Rows of series, up to `most` bytes and so many chunks: what, how much of it, seconds of the process, bytes of memory at the peak (as
-    its report has it)."""
-    output = folder / "out.npy"
+def growing_bytes(folder: Path, most: int) -> Iterator[dict[str, Any]]:
+    """Rows of a series, up to `most` bytes: what, how much of it, seconds of the process, bytes of memory at the peak (as its report has
+    it); and of `cat` for the same, as `cp` does not read what is sparse."""
+    source, output = folder / "in.npy", folder / "out.npy"
     size = 1 << 20
     while size <= most:
-        source = folder / "in.npy"
         with open(source, "wb") as file:
             np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (size // 4,)})
             file.truncate(file.tell() + size)  # sparse: zeros that take no space
+        copy = ["sh", "-c", 'cat "$0" > "$1"', str(source), str(output)]
+        # Once, so that both read from the page cache, if it holds that much.
+        alone(copy, output)
+        yield {"what": "bytes, by cat", "amount": size, "seconds": alone(copy, output), "memory": None}
         yield row("bytes of a .npy", size, source, output)
         size *= 4
+
+
+def growing_chunks(folder: Path, most: int) -> Iterator[dict[str, Any]]:
+    """The same, up to so many chunks."""
+    source, output, whole = folder / "in.zarr", folder / "out.zarr", folder / "whole.npy"
     count = 100
-    while count <= chunks:
-        source, output = folder / "in.zarr", folder / "out.zarr"
-        whole = folder / "whole.npy"
+    while count <= most:
         np.save(whole, np.linspace(-1, 1, 16 * count, dtype=np.float32))
         timed([*APPLY, "--chunks", "16", "--compressor", "none", str(whole), str(source)], source)
         yield row("chunks of 64 bytes", count, source, output)
         whole.unlink()
         count *= 10
+
+
+def growing_files(folder: Path) -> Iterator[dict[str, Any]]:
+    """The same, for files."""
     for count in (1, 10, 100, 1000, 10_000):
         seconds = count / many_files(folder, count, 1)
         yield {"what": "files of 8 KiB", "amount": count, "seconds": seconds, "memory": None}

@@ -107,10 +107,10 @@ def plot(growth: list[dict[str, Any]]) -> str:
         _, py = at(0, y)
         parts.append(f'<path d="M60 {py:.0f}H620" stroke="#ddd"/><text x="54" y="{py + 4:.0f}" text-anchor="end">10^{y} s</text>')
     for number, name in enumerate(series):
-        colour = ("#1b6ca8", "#c0571f", "#3a7d34")[number % 3]
+        colour = ("#1b6ca8", "#c0571f", "#3a7d34", "#888")[number % 4]
         places = [at(x, y) for x, y, what in points if what == name]
         line = " ".join(f"{px:.1f},{py:.1f}" for px, py in places)
         parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
         parts += [f'<circle cx="{px:.1f}" cy="{py:.1f}" r="3" fill="{colour}"/>' for px, py in places]
-        parts.append(f'<text x="{70 + 190 * number}" y="362" fill="{colour}">{name}</text>')
+        parts.append(f'<text x="{70 + 145 * number}" y="362" fill="{colour}">{name}</text>')
     return "\n".join([*parts, "</svg>", ""])
