@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -15,6 +16,11 @@ from leakycli import journal, plan
 
 # As users' processes are: with it, what is printed would never wait for a flush that may fail.
 os.environ.pop("PYTHONUNBUFFERED", None)
+
+# In the background of a script signals may be ignored, also by what is started from there, and tests send them.
+for _signum in (signal.SIGINT, signal.SIGHUP):
+    if signal.getsignal(_signum) is signal.SIG_IGN:
+        signal.signal(_signum, signal.default_int_handler if _signum == signal.SIGINT else signal.SIG_DFL)
 
 # Timings never decide a test: a busy machine is no defect.
 settings.register_profile("leakycli", deadline=None)
