@@ -34,7 +34,7 @@ LAYOUTS = {
 
 @dataclass(frozen=True)
 class Peer:
-    """A command that does what leakycli does; needs: packages. compared: by value. floor: does only the part that cannot be left out."""
+    """A command that does what leakycli does; needs: packages. compared: by value. floor: does less, as the page says."""
 
     name: str
     command: list[str]
@@ -113,15 +113,15 @@ def cases(folder: Path, size: int) -> list[Case]:
     def script(text: str, a: str, b: str) -> list[str]:
         return [*PYTHON, text, a, b]
 
-    def floor(name: str, command: list[str], *needs: str) -> Peer:
-        return Peer(f"{name} (floor)", command, None, None, needs, compared=False, floor=True)
+    def floor(name: str, command: list[str]) -> Peer:
+        return Peer(f"{name} (floor)", command, None, None, compared=False, floor=True)
 
     case(
         "npy float32",
         ".npy",
         lambda path: write_npy(path, size // 4),
         lambda a, b: [
-            Peer("cp", [*CP, a, b], 1.3, 1.0, compared=False, floor=True),
+            Peer("cp", [*CP, a, b], 1.3, 1.0, compared=False),
             Peer("numpy script", script(peers.NUMPY, a, b), 1 / 4, 1 / 8),
             Peer("PyTorch over memmap", script(peers.TORCH, a, b), None, None, ("torch",)),
         ],
@@ -146,7 +146,7 @@ def cases(folder: Path, size: int) -> list[Case]:
         "npz stored",
         ".npz",
         lambda path: np.savez(path, x=np.concatenate(values("normal", size // 4))),
-        lambda a, b: [Peer("cp", [*CP, a, b], 2.0, 1.3, compared=False, floor=True)],
+        lambda a, b: [Peer("cp", [*CP, a, b], 2.0, 1.3, compared=False)],
     )
 
     def floors(layout: str, a: str, b: str) -> list[Peer]:

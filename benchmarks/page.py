@@ -43,9 +43,7 @@ def _section(result: dict[str, Any]) -> str:
     for single in result["singles"]:
         lines.append(f"- {single}")
     if slower := [
-        f"{row['name']} ({row['ratio']:.2f} x the time of {row['peer']})"
-        for row in result["rows"]
-        if row["ratio"] > 1 and (row["accepted"] or not row["floor"])
+        f"{row['name']} ({row['ratio']:.2f} x the time of {row['peer']})" for row in result["rows"] if row["ratio"] > 1 and not row["floor"]
     ]:
         lines += ["", f"Slower than the peer: {', '.join(slower)}."]
     if result["growth"]:

@@ -213,7 +213,7 @@ def _fields(value: Any) -> dict[str, Any]:
 
 
 def _indented(value: Any, margin: str, step: str) -> str:
-    """`plain(value)` as indented JSON, without making that first: the reports of many small files take as long as all else about them."""
+    """`plain(value)` as indented JSON, without making that first: a batch of many small files has as many reports."""
     kind = type(value)
     # What JSON writes as Python does: the encoder takes far longer to set out than these to write.
     if kind is int or (kind is float and math.isfinite(value)):

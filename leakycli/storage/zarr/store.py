@@ -83,7 +83,7 @@ class RemoteStore(FsspecStore):
 def _part(found: Buffer | None, asked: ByteRequest | None) -> Buffer | None:
     """The part that was asked for of what was `found`: a web server that knows no ranges gives all, and fsspec does not tell.
 
-    All is longer than any part of a shard whose index is right, and what a wrong one gives has not the length of a chunk. zarr asks for no
+    It is told by its length: all of a shard is longer than any part that its index tells of, unless that is wrong. zarr asks for no
     `OffsetByteRequest`.
     """
     if found is not None and isinstance(asked, RangeByteRequest) and len(found) > asked.end - asked.start:
