@@ -62,6 +62,8 @@ class Server(ThreadingHTTPServer):
     """Says nothing of clients that go away."""
 
     daemon_threads = True
+    #: As it is, the tenth of ten clients that come at once may be let in by its system's next try only, a second later.
+    request_queue_size = 128
 
     def handle_error(self, *_: object) -> None:
         pass
