@@ -187,7 +187,13 @@ class Job:
                     scratch += comparing_bytes(rule)
             arrays.append(
                 array_plan(
-                    member.key, (array, result), self._ordered(member, result), scratch, self._stored(member), REQUESTS * self._remote
+                    member.key,
+                    (array, result),
+                    self._ordered(member, result),
+                    scratch,
+                    self._stored(member),
+                    REQUESTS * self._remote,
+                    self._remote,
                 )
             )
         return self._plan_with_processes(tuple(arrays)) or self._options.plan(tuple(arrays), remote=self._remote)

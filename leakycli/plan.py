@@ -212,8 +212,8 @@ class GridPlan(ArrayPlan[Box]):
     """An array that goes by its chunk grid, whose units are the write units of the side that is chunked.
 
     joined: units in a region along each axis. slabs: a region is to be a run of the flat buffer of a side that is not chunked; ordered
-    sides need that. stored: the units that are worked on, None for all. spool: an ordered side is too large for slabs, and goes through
-    a temporary file.
+    sides need that. stored: the units that are worked on, None for all. apart: units are read and written one by one, not by regions.
+    spool: an ordered side is too large for slabs, and goes through a temporary file.
     """
 
     grid: Grid
@@ -221,6 +221,7 @@ class GridPlan(ArrayPlan[Box]):
     slabs: bool
     stored: Presence | None
     codecs: Codecs
+    apart: bool = False
     spool: bool = False
 
     @classmethod
@@ -234,9 +235,10 @@ class GridPlan(ArrayPlan[Box]):
         slabs: bool,
         stored: Presence | None,
         codecs: Codecs,
+        apart: bool = False,
     ) -> GridPlan:
         """The plan with the smallest regions; `fitted` makes them larger. grid: with `reverse` where the flat side is in Fortran order."""
-        plan = cls(name, *itemsizes, scratch, *ordered, grid, (1,) * len(grid.shape), slabs, stored, codecs)
+        plan = cls(name, *itemsizes, scratch, *ordered, grid, (1,) * len(grid.shape), slabs, stored, codecs, apart)
         return replace(plan, joined=grid.joined(plan._slab())) if slabs else plan
 
     def _slab(self) -> int:
@@ -290,7 +292,7 @@ class GridPlan(ArrayPlan[Box]):
 
     def parts(self, region: Box) -> Iterator[Box]:
         if self.stored is None:
-            yield region
+            yield from (self.grid.box(self.grid.index(n)) for n in self.grid.units(region)) if self.apart else (region,)
             return
         # The numbers of a region's units have no gaps.
         first, stop = self.grid.number(tuple(i // u for i, u in zip(region.start, self.grid.unit, strict=True))), self.position(region)
@@ -298,7 +300,7 @@ class GridPlan(ArrayPlan[Box]):
         while number is not None and number < stop:
             present.append(number)
             number = self.stored.first(number + 1)
-        if len(present) == stop - first:
+        if len(present) == stop - first and not self.apart:
             yield region
         else:
             yield from (self.grid.box(self.grid.index(n)) for n in present)
@@ -315,7 +317,7 @@ class GridPlan(ArrayPlan[Box]):
 
     @property
     def largest_part(self) -> int:
-        return self.grid.box((0,) * len(self.joined), self.joined).size
+        return self.grid.box((0,) * len(self.joined), None if self.apart else self.joined).size
 
     def memory(self, workers: int) -> int:
         sizes = self.itemsize_in, self.itemsize_out

@@ -51,11 +51,12 @@ def array_plan(
     scratch: int,
     stored: Callable[[], Presence | None] | None = None,
     beside: float = 0.0,
+    by_requests: bool = False,
 ) -> ArrayPlan[Any]:
     """The plan from the first of `ends` to the other.
 
     ordered: whether each must go front to back where it is flat. stored: gives the write units of the source that are stored, where only
-    those are to be worked on. beside: what else a region takes, as a multiple of its bytes in and out.
+    those are to be worked on. beside: what else a region takes, as a multiple of its bytes in and out. by_requests: a side is behind a URL.
     """
     array, result = ends
     itemsizes = array.dtype.itemsize, result.dtype.itemsize
@@ -67,11 +68,15 @@ def array_plan(
     same = array.chunking is not None and result.chunking is not None and array.chunking.unit == result.chunking.unit
     # Listed here in any case, so that a chunk that goes missing after this is missed.
     present = stored() if stored is not None and array.chunking is not None else None
-    return GridPlan.of(key, grid, itemsizes, scratch, ordered, bool(flat), present if same else None, _codecs(ends, beside))
+    apart = same and not by_requests and all(end.chunking is not None and end.chunking.plain for end in ends)
+    return GridPlan.of(key, grid, itemsizes, scratch, ordered, bool(flat), present if same else None, _codecs(ends, beside, apart), apart)
 
 
-def _codecs(ends: tuple[ArrayInfo, ArrayInfo], beside: float) -> Codecs:
+def _codecs(ends: tuple[ArrayInfo, ArrayInfo], beside: float, apart: bool) -> Codecs:
     chunked = [(end, end.chunking) for end in ends if end.chunking is not None]
+    if apart:
+        # A chunk at an edge of the array is put together in memory of its own, as it is stored whole.
+        return Codecs(beside, _LIBRARIES + max(prod(chunking.unit) * end.dtype.itemsize for end, chunking in chunked))
     at_once = any(chunking.at_once for _, chunking in chunked)
     fixed = float(_LIBRARIES)
     for end, chunking in chunked:

@@ -33,7 +33,8 @@ class Chunking:
     """How an array is cut up on disk: shapes in elements (shards None without), and its codecs in words, as in "zstd:5".
 
     fill: what elements that are not stored are; None where that is not said (they are then 0). turned: chunks are not in C order.
-    at_once: all chunks of a call are encoded or decoded side by side, not one after the other.
+    at_once: all chunks of a call are encoded or decoded side by side, not one after the other. plain: each chunk is a file of its
+    elements and nothing else.
     """
 
     chunks: Index
@@ -42,6 +43,7 @@ class Chunking:
     fill: np.generic | None = None
     turned: bool = False
     at_once: bool = False
+    plain: bool = False
 
     @property
     def unit(self) -> Index:

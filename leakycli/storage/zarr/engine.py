@@ -2,6 +2,7 @@
 
 zarr's own default pipeline is slow. From Python 3.12 on zarr has a fused one; on 3.11 the package `zarrs` has another, which is used for
 plain files and for what it is known to do right. Each works in the thread that calls it: regions are shared among workers already.
+Where there is nothing to code, in plain files (`is_plain`), none is used.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import importlib.metadata
 import importlib.util
 import os
 import re
+import sys
 import threading
 import warnings
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ import zarr.core.codec_pipeline
 from zarr.abc.store import Store
 
 from leakycli.errors import CorruptError, LeakyError, shown, storage_error
-from leakycli.storage.zarr.metadata import ArrayDocument
+from leakycli.storage.zarr.metadata import ArrayDocument, codec_chain
 
 #: zarr's configuration is the process's own: one at a time, and only around opening.
 _OPENING = threading.Lock()
@@ -57,6 +59,16 @@ def pipeline(document: ArrayDocument, files: bool) -> Pipeline:
             {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline", "codec_pipeline.strict": True, "threading.max_workers": 1},
         )
     return _DEFAULT
+
+
+def is_plain(document: ArrayDocument, files: bool) -> bool:
+    """Whether each write unit is a file of its elements as memory has them, in C order: nothing is coded."""
+    if not files or document.dtype is None or document.dtype.kind not in "iuf" or document.order != "C":
+        return False
+    chain = codec_chain(document)
+    if document.zarr_format == 2:
+        return not chain
+    return chain == [("bytes", {"endian": sys.byteorder})] or (document.dtype.itemsize == 1 and chain == [("bytes", {})])
 
 
 def at_once(document: ArrayDocument, files: bool) -> bool:

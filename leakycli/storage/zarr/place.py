@@ -21,6 +21,15 @@ from leakycli.storage.zarr.tree import FolderTree, Tree, UrlTree
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.partial$")
 
 
+def _with_folder(path: str, flags: int) -> int:
+    """Opens; makes the folder first where there is none."""
+    try:
+        return os.open(path, flags, 0o666)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return os.open(path, flags, 0o666)
+
+
 class Place(Tree, Protocol):
     """A tree that is written to; picklable, for others to write to it too. Its store is for writing."""
 
@@ -62,15 +71,26 @@ class FolderPlace(FolderTree):
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.path, True)
 
-    def write(self, key: str, data: bytes) -> None:
+    def write(self, key: str, data: bytes | memoryview) -> None:
         path = os.path.join(self.path, key)
         try:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            with open(path, "wb") as file:
-                file.write(data)
+            with open(path, "wb", buffering=0, opener=_with_folder) as file:
+                view, done = memoryview(data), 0
+                while done < len(view):
+                    done += file.write(view[done:])
         except OSError as error:
             raise storage_error(error, path, "cannot write") from None
         self.wrote((key,))
+
+    def remove(self, key: str) -> None:
+        """Remove the file under `key`, if there is one. Raises StorageError."""
+        path = os.path.join(self.path, key)
+        try:
+            os.unlink(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            raise storage_error(error, path, "cannot remove") from None
 
     def clear(self, key: str) -> None:
         folder = os.path.join(self.path, key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -72,7 +73,8 @@ class ZarrSource:
 
     def reader(self, member: Member) -> ZarrReader:
         assert member.array is not None
-        return ZarrReader(self.tree, self.key(member), member.array, self.documents[member.key], self._listed(member))
+        reader = PlainReader if member.array.chunking is not None and member.array.chunking.plain else ZarrReader
+        return reader(self.tree, self.key(member), member.array, self.documents[member.key], self._listed(member))
 
     def stored(self, member: Member) -> Presence | None:
         """Raises CorruptError where a folder is in a chunk's place."""
@@ -205,7 +207,12 @@ class ZarrSource:
             outline = Outline(document.shape, document.dtype_name, chunking)
             metadata.check_transformable(document, where)
             assert document.dtype is not None
-            chunking = replace(chunking, turned=document.turned, at_once=engine.at_once(document, self.tree.files))
+            chunking = replace(
+                chunking,
+                turned=document.turned,
+                at_once=engine.at_once(document, self.tree.files),
+                plain=engine.is_plain(document, self.tree.files),
+            )
             info = ArrayInfo(key, document.shape, document.dtype, False, chunking)
             return Member(key, key, info, unasked=not key or info.dtype.kind == "f", reserved=self._reserved(document, where))
         except LeakyError as error:
@@ -227,6 +234,7 @@ class ZarrReader:
 
     sequential = False
     cumulative = False
+    pipeline: str | None
 
     def __init__(self, tree: Tree, key: str, info: ArrayInfo, document: ArrayDocument, stored: Presence | None) -> None:
         """stored: the write units that were there when the source was opened, and must be when they are read; None: any may be missing."""
@@ -335,6 +343,47 @@ class ZarrReader:
 
     def close(self) -> None:
         self._store.close()
+
+
+class PlainReader(ZarrReader):
+    """Reads boxes of an array whose write units are files of plain elements: without zarr, which would read them into memory of its own."""
+
+    def __init__(self, tree: Tree, key: str, info: ArrayInfo, document: ArrayDocument, stored: Presence | None) -> None:
+        # zarr has opened it, too: it may refuse what the document says.
+        super().__init__(tree, key, info, document, stored)
+        self.pipeline = None
+        self._fill = 0 if document.fill_value is None else document.fill_value
+
+    def read(self, region: Box, buffer: Array) -> tuple[Array, None]:
+        x: Array = buffer[: region.size * self.info.dtype.itemsize].view(self.info.dtype).reshape(region.shape)
+        for number in self._grid.units(region):
+            self._read_unit(number, x[self._grid.box(self._grid.index(number)).within(region) or ...])
+        return x, None
+
+    def _read_unit(self, number: int, x: Array) -> None:
+        """Put the elements of a write unit into `x`, as far as they lie in the array."""
+        key = self._chunk(number)
+        try:
+            with self._tree.open(key) as file:
+                whole = x if x.shape == self._grid.unit and x.flags.c_contiguous else np.empty(self._grid.unit, self.info.dtype)
+                size = os.fstat(file.fileno()).st_size
+                if size != whole.nbytes:
+                    where = self._tree.where(key)
+                    raise CorruptError(f"{where}: cannot be decoded: it has {size} bytes, where {whole.nbytes} belong")
+                view, done = whole.reshape(-1).view(np.uint8).data, 0
+                while done < size:
+                    if not (count := os.readv(file.fileno(), [view[done:]])):
+                        raise SourceChangedError(f"{self._tree.where(key)}: ended at byte {done}: it became shorter while it was read")
+                    done += count
+        except (FileNotFoundError, NotADirectoryError):
+            if self._expected(number):
+                raise self._gone(key) from None
+            x[...] = self._fill
+            return
+        except OSError as error:
+            raise engine.explained(error, self._tree.where(key), "cannot read") from None
+        if whole is not x:
+            x[...] = whole[tuple(map(slice, x.shape))]
 
 
 def _parsed(text: bytes, where: str) -> dict[str, Any]:

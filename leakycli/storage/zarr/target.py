@@ -67,7 +67,7 @@ def result_array(array: ArrayInfo, dtype: np.dtype[Any], layout: Layout, source:
     if layout.compressor is None and had is not None and (had.codecs == "none" or _compressors(had.codecs, 3, quiet=True) is not None):
         compressor = had.codecs
     _compressors(compressor, 3)
-    chunking = Chunking(chunks, shards, compressor, had.fill if had else None)
+    chunking = Chunking(chunks, shards, compressor, had.fill if had else None, plain=compressor == "none" and shards is None)
     return ArrayInfo(array.name, array.shape, dtype.newbyteorder("="), False, chunking)
 
 
@@ -184,7 +184,10 @@ class ZarrTarget:
         self._arrays.add(key)
         # Where it is not told what the source stores, all of it was read.
         write_empty = mirror and info.chunking.shards is None and isinstance(source, ZarrSource) and source.tree.listed
-        return ZarrWriter(self._place, key, info, self._document(key), write_empty)
+        document = self._document(key)
+        if isinstance(self._place, FolderPlace) and engine.is_plain(document, self._place.files) and document.dtype == info.dtype:
+            return PlainWriter(self._place, key, info, document, write_empty)
+        return ZarrWriter(self._place, key, info, document, write_empty)
 
     def _warn(self, key: str, warnings: tuple[str, ...]) -> None:
         """Of the array under `key`."""
@@ -375,6 +378,7 @@ class ZarrWriter:
     """Writes boxes of whole write units, from any number of threads."""
 
     sequential = False
+    pipeline: str | None
 
     def __init__(self, place: Place, key: str, info: ArrayInfo, document: ArrayDocument, write_empty: bool) -> None:
         """write_empty: chunks of nothing but fill values are written too."""
@@ -411,3 +415,35 @@ class ZarrWriter:
 
     def close(self) -> None:
         pass
+
+
+class PlainWriter(ZarrWriter):
+    """Writes boxes of whole write units that are files of plain elements: without zarr, which would copy them first."""
+
+    def __init__(self, place: FolderPlace, key: str, info: ArrayInfo, document: ArrayDocument, write_empty: bool) -> None:
+        super().__init__(place, key, info, document, write_empty)
+        self.pipeline, self._folder = None, place
+        self._write_empty = write_empty
+        self._fill = np.full(1, 0 if document.fill_value is None else document.fill_value, info.dtype)
+
+    def write(self, region: Box, y: Array) -> Box:
+        for number in self._grid.units(region):
+            unit = y[self._grid.box(self._grid.index(number)).within(region) or ...]
+            key = self._chunk(number)
+            if not self._write_empty and self._is_empty(unit):
+                self._folder.remove(key)
+                continue
+            if unit.shape != self._grid.unit or not unit.flags.c_contiguous:
+                whole = np.empty(self._grid.unit, self.info.dtype)
+                if unit.shape != whole.shape:
+                    whole[...] = self._fill
+                whole[tuple(map(slice, unit.shape))] = unit
+                unit = whole
+            self._folder.write(key, unit.reshape(-1).view(np.uint8).data)
+        return region
+
+    def _is_empty(self, unit: Array) -> bool:
+        """Whether all elements are the fill value, to the bit."""
+        fill = self._fill.view(f"u{self._fill.itemsize}")
+        first = unit[(slice(0, 1),) * unit.ndim].reshape(1).view(fill.dtype)
+        return bool(first == fill) and bool((unit.view(fill.dtype) == fill).all())

@@ -1,0 +1,168 @@
+"""Zarr without codecs in plain files: each write unit is a file of its elements, read and written as such."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+import zarr.codecs
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+import leakycli
+from leakycli import Options, events, leaky_relu
+from leakycli.errors import CorruptError, SourceChangedError
+from leakycli.job import Job
+from leakycli.storage.zarr.source import PlainReader
+from tests.test_faults import At
+
+Array = NDArray[Any]
+
+
+def made(path: Path, x: Array, chunks: tuple[int, ...], version: int, fill: Any) -> Path:
+    """A store of `x` by zarr itself, with every chunk."""
+    given: dict[str, Any] = {"compressors": None if version == 2 else (), "config": {"write_empty_chunks": True}}
+    array = zarr.create_array(path, shape=x.shape, dtype=x.dtype, chunks=chunks, zarr_format=version, fill_value=fill, **given)  # type: ignore[arg-type]
+    array[...] = x
+    return path
+
+
+def chunks_in(folder: Path) -> dict[str, bytes]:
+    """What is under each chunk's key."""
+    found = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".z") and path.name != "zarr.json")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
+@st.composite
+def stores(draw: st.DrawFn) -> tuple[Array, tuple[int, ...], int, Any, Any]:
+    """Elements, chunks, version, fill value, and the dtype of the result."""
+    shape = draw(st.lists(st.integers(1, 9), max_size=3).map(tuple))
+    chunks = tuple(draw(st.integers(1, 10)) for _ in shape)
+    dtype = draw(st.sampled_from(["f2", "f4", "f8", "i4", "i8", "u1"]))
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    x = (rng.standard_normal(shape) * 20).astype(dtype)
+    return x, chunks, draw(st.sampled_from([2, 3])), draw(st.sampled_from([0, 3])), draw(st.sampled_from([None, "float64", "int32"]))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(store=stores(), data=st.data())
+def test_files_are_those_that_zarr_writes(store: tuple[Array, tuple[int, ...], int, Any, Any], data: st.DataObject, tmp_path: Path) -> None:
+    x, chunks, version, fill, dtype = store
+    for folder in ("in.zarr", "out.zarr", "expected.zarr"):
+        shutil.rmtree(tmp_path / folder, ignore_errors=True)
+    source = made(tmp_path / "in.zarr", x, chunks, version, fill)
+    gone = [key for key in sorted(chunks_in(source)) if data.draw(st.booleans())]
+    for key in gone:
+        (source / key).unlink()
+    x = np.asarray(zarr.open_array(source, mode="r")[...])
+    report = leakycli.apply(str(source), str(tmp_path / "out.zarr"), Options(overwrite=True, dtype=dtype, verify=True))
+    y = leaky_relu(x, dtype=dtype)
+    document = json.loads((tmp_path / "out.zarr" / ("zarr.json" if version == 3 else ".zarray")).read_text())
+    expected = chunks_in(made(tmp_path / "expected.zarr", y, chunks, version, document["fill_value"]))
+    assert chunks_in(tmp_path / "out.zarr") == {key: held for key, held in expected.items() if key not in gone}
+    assert np.asarray(zarr.open_array(tmp_path / "out.zarr", mode="r")[...]).tobytes() == y.tobytes()
+    assert report.arrays[0].codec_pipeline is None
+    # To where missing chunks are elements like others.
+    leakycli.apply(str(source), str(tmp_path / "out.npy"), Options(overwrite=True, dtype=dtype))
+    assert np.load(tmp_path / "out.npy").tobytes() == y.tobytes()
+
+
+@pytest.mark.parametrize("chunks", list(itertools.product((1, 3, 7), (2, 5, 11))))
+def test_other_chunks_are_cut_right(chunks: tuple[int, int], tmp_path: Path) -> None:
+    x = np.random.default_rng(1).standard_normal((7, 11)).astype("f4")
+    source = made(tmp_path / "in.zarr", x, (3, 4), 3, 0)
+    leakycli.apply(str(source), str(tmp_path / "out.zarr"), Options(chunks=chunks))
+    made(tmp_path / "expected.zarr", leaky_relu(x), chunks, 3, 0)
+    assert chunks_in(tmp_path / "out.zarr") == chunks_in(tmp_path / "expected.zarr")
+
+
+def test_chunks_of_nothing_but_the_fill_value_are_left_out_where_they_are_it_to_the_bit(tmp_path: Path) -> None:
+    x = np.zeros((4, 4), "f4")
+    x[:2, 2:] = -0.0
+    x[2:, :2] = 1
+    np.save(tmp_path / "in.npy", x)
+    leakycli.apply(str(tmp_path / "in.npy"), str(tmp_path / "out.zarr"), Options(chunks=(2, 2), compressor="none"))
+    assert sorted(chunks_in(tmp_path / "out.zarr")) == ["c/0/1", "c/1/0"]
+    assert np.asarray(zarr.open_array(tmp_path / "out.zarr", mode="r")[...]).tobytes() == leaky_relu(x).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("plain", "options"),
+    [
+        (True, {"compressors": ()}),
+        (True, {"compressors": None, "zarr_format": 2}),
+        (True, {"compressors": None, "zarr_format": 2, "dtype": ">f4"}),
+        (False, {}),
+        (False, {"compressors": None, "zarr_format": 2, "order": "F"}),
+        (False, {"compressors": (), "shards": (8, 8)}),
+        (False, {"compressors": (), "serializer": zarr.codecs.BytesCodec(endian="big")}),
+        (False, {"compressors": (), "filters": (zarr.codecs.TransposeCodec(order=(1, 0)),)}),
+        (False, {"compressors": zarr.codecs.Crc32cCodec()}),
+    ],
+)
+def test_only_what_is_not_coded_is_plain(plain: bool, options: dict[str, Any], tmp_path: Path) -> None:
+    x = np.random.default_rng(1).standard_normal((8, 8))
+    array = zarr.create_array(tmp_path / "in.zarr", shape=x.shape, chunks=(4, 4), fill_value=0, **({"dtype": "f4"} | options))
+    array[...] = x
+    with Job(str(tmp_path / "in.zarr"), str(tmp_path / "out.zarr"), Options()) as job:
+        reader = job._source.reader(job._source.members[0])
+        assert isinstance(reader, PlainReader) == plain
+    report = leakycli.apply(str(tmp_path / "in.zarr"), str(tmp_path / "out.zarr"), Options(verify=True))
+    assert (report.arrays[0].codec_pipeline is None) == plain
+    found = np.asarray(zarr.open_array(tmp_path / "out.zarr", mode="r")[...])
+    assert found.astype("f4").tobytes() == leaky_relu(x.astype("f4")).tobytes()
+
+
+@pytest.mark.parametrize("size", [0, 63, 65, 640])
+def test_a_chunk_of_another_size_is_damaged(size: int, tmp_path: Path) -> None:
+    source = made(tmp_path / "in.zarr", np.ones((10, 10), "f4"), (4, 4), 3, 0)
+    (source / "c/2/1").write_bytes(bytes(size))
+    with pytest.raises(CorruptError, match=rf"in\.zarr/c/2/1: cannot be decoded: it has {size} bytes, where 64 belong$"):
+        leakycli.apply(str(source), str(tmp_path / "out.zarr"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.zarr"]
+
+
+@pytest.mark.parametrize("dest", ["out.zarr", "out.npy"])
+def test_a_chunk_that_goes_while_it_is_read_is_missed(small_regions: Path, dest: str) -> None:
+    source = made(small_regions / "in.zarr", np.ones((64, 512), "f4"), (2, 512), 3, 0)
+    with pytest.raises(SourceChangedError, match=r"in\.zarr/c/31/0: was deleted while it was read"):
+        leakycli.apply("in.zarr", dest, Options(workers=1), observe=At(1, (source / "c/31/0").unlink))
+
+
+def test_what_an_earlier_run_left_of_a_chunk_is_replaced(small_regions: Path) -> None:
+    x = np.random.default_rng(2).standard_normal((64, 512)).astype("f4")
+    source = made(small_regions / "in.zarr", x, (2, 512), 3, 0)
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        leakycli.apply("in.zarr", "out.zarr", Options(workers=1), observe=At(5, stop))
+    partial = small_regions / "out.zarr.partial"
+    # As a kill in the middle of a write leaves it.
+    for torn in ("c/20/0", "c/31/0"):
+        (partial / torn).parent.mkdir(parents=True, exist_ok=True)
+        (partial / torn).write_bytes(b"torn")
+    seen: list[events.Event] = []
+    leakycli.apply("in.zarr", "out.zarr", Options(resume=True), observe=seen.append)
+    made(small_regions / "expected.zarr", leaky_relu(x), (2, 512), 3, 0)
+    assert chunks_in(small_regions / "out.zarr") == chunks_in(small_regions / "expected.zarr")
+    assert source.exists()
+
+
+def test_a_run_of_many_chunks_keeps_to_its_units(tmp_path: Path) -> None:
+    """Memory is that of a chunk and its result for each worker, however many are joined to a region."""
+    source = made(tmp_path / "in.zarr", np.ones((64, 4096), "f4"), (1, 4096), 3, 0)
+    with Job(str(source), str(tmp_path / "out.zarr"), Options(workers=1)) as job:
+        (plan,) = job.plan.arrays
+        assert plan.largest_part == 4096
+        assert plan.count < 64
+    with Job(str(source), str(tmp_path / "out.zarr"), Options(workers=1, compressor="zstd:1")) as job:
+        assert job.plan.arrays[0].largest_part > 4096
