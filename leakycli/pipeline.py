@@ -6,7 +6,7 @@ import mmap
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, wait
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, fields, replace
 from typing import Any, Generic, Literal
 
@@ -179,7 +179,7 @@ def run(
 ) -> ArrayResult:
     """Transform one array from the reader to the writer (`ends`), calling `done` after each region in plan order, with all so far.
 
-    begun: the position from which to go on, and what the regions before it gave.
+    executor: of threads where the reader is sequential. begun: the position from which to go on, and what the regions before it gave.
     Raises the error of the first region, in plan order, that has one; the regions after it are cancelled, and none is running any
     more when this returns or raises.
     """
@@ -188,6 +188,9 @@ def run(
     start, result = begun or (0, ArrayResult.none(rule))
     pending: deque[tuple[R, Array | None, Future[RegionResult]]] = deque()
     spare: list[Array] = []
+    # Decoding is the longest thing that must go in order; what else must, as commits, is not to wait for it, nor it for them.
+    fetcher = ThreadPoolExecutor(1, thread_name_prefix="leakycli-fetch") if reader.sequential and reader.decodes and workers > 1 else None
+    fetch: Future[None] | None = None
 
     def take_oldest() -> None:
         region, fetched, future = pending[0]
@@ -212,6 +215,11 @@ def run(
                 size = region.size * plan.itemsize_in
                 # The last region may be shorter than the buffers that wait to be used again.
                 fetched = (spare.pop() if spare else np.empty(size, np.uint8))[:size]
+            if fetched is not None and fetcher is not None:
+                fetch = fetcher.submit(_fetch, reader, region, fetched, fetch)
+                pending.append((region, fetched, executor.submit(_when_fetched, fetch, task, region, fetched)))
+                continue
+            if fetched is not None:
                 reader.fetch(region, fetched)
             pending.append((region, fetched, executor.submit(task, region, fetched)))
         while pending:
@@ -223,9 +231,23 @@ def run(
         if (chunking := reader.info.chunking) is not None:
             result.fold_missing(rule, 0 if chunking.fill is None else chunking.fill, plan.size)
     finally:
+        if fetcher is not None:
+            fetcher.shutdown(cancel_futures=True)
         futures = [future for _, _, future in pending]
         wait([future for future in futures if not future.cancel()])
     return result
+
+
+def _fetch(reader: Reader[R], region: R, buffer: Array, before: Future[None] | None) -> None:
+    """Fetch a region, if the one before it was: after an error there is nothing to go on from."""
+    if before is not None:
+        before.result()
+    reader.fetch(region, buffer)
+
+
+def _when_fetched(fetch: Future[None], task: RegionTask[R], region: R, fetched: Array) -> RegionResult:
+    fetch.result()
+    return task(region, fetched)
 
 
 def _read_again(plan: ArrayPlan[R], reader: Reader[R], stop: int) -> None:

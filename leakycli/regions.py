@@ -56,6 +56,10 @@ class Box:
         """What selects the box from its array."""
         return tuple(map(slice, self.start, self.stop))
 
+    def common(self, other: Box) -> Box:
+        """What is in both."""
+        return Box(tuple(map(max, self.start, other.start)), tuple(map(min, self.stop, other.stop)))
+
     def within(self, outer: Box) -> tuple[slice, ...]:
         """What selects the box from an array that holds just `outer`."""
         return tuple(slice(a - o, b - o) for a, b, o in zip(self.start, self.stop, outer.start, strict=True))

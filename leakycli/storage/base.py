@@ -147,6 +147,11 @@ class Reader(Protocol[Region]):
         ...
 
     @property
+    def decodes(self) -> bool:
+        """Sequential readers: whether fetching is work, and not waiting for others, so that it is worth a thread of its own."""
+        ...
+
+    @property
     def cumulative(self) -> bool:
         """Whether `commit` must see all regions, also those that an earlier run has worked on."""
         ...

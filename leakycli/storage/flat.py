@@ -48,7 +48,8 @@ class BoxReader:
 
     def __init__(self, reader: Reader[Span]) -> None:
         self._reader = reader
-        self.info, self.sequential, self.cumulative = reader.info, reader.sequential, reader.cumulative
+        self.info, self.sequential = reader.info, reader.sequential
+        self.decodes, self.cumulative = reader.decodes, reader.cumulative
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._reader,)

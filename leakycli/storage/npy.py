@@ -157,6 +157,7 @@ class NpyReader:
     """Reads spans of a `.npy` file, from any number of threads."""
 
     sequential = False
+    decodes = False
     cumulative = False
 
     def __init__(self, path: str, info: ArrayInfo, offset: int) -> None:
@@ -307,6 +308,7 @@ class NpyStreamReader:
     """Reads the array of a `.npy` stream, front to back."""
 
     sequential = True
+    decodes = False
     cumulative = True
 
     def __init__(self, stream: Stream, info: ArrayInfo) -> None:

@@ -364,6 +364,7 @@ class NpzStreamReader:
     """Reads a compressed member front to back, and checks its size and its CRC-32 at the end."""
 
     sequential = True
+    decodes = True
     cumulative = True
 
     def __init__(self, data: Bytes, info: ArrayInfo, header: bytes, declared: tuple[str, int, int]) -> None:

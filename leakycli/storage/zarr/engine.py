@@ -1,7 +1,7 @@
 """Opening arrays with zarr: which of its codec pipelines runs, and what its errors mean.
 
 zarr's own default pipeline is slow. From Python 3.12 on zarr has a fused one; on 3.11 the package `zarrs` has another, which is used for
-plain files and for what it is known to do right. Each works in the thread that calls it: regions are shared among workers already.
+plain files and for what it is known to do right. Regions are shared among workers already, so that threads of their own are no gain.
 Where there is nothing to code, in plain files (`is_plain`), none is used.
 """
 

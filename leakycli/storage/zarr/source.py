@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from types import EllipsisType
 from typing import Any
 
 import numpy as np
@@ -233,6 +234,7 @@ class ZarrReader:
     """Reads boxes of an array, from any number of threads."""
 
     sequential = False
+    decodes = False
     cumulative = False
     pipeline: str | None
 
@@ -357,11 +359,13 @@ class PlainReader(ZarrReader):
     def read(self, region: Box, buffer: Array) -> tuple[Array, None]:
         x: Array = buffer[: region.size * self.info.dtype.itemsize].view(self.info.dtype).reshape(region.shape)
         for number in self._grid.units(region):
-            self._read_unit(number, x[self._grid.box(self._grid.index(number)).within(region) or ...])
+            unit = self._grid.box(self._grid.index(number))
+            common = unit.common(region)
+            self._read_unit(number, common.within(unit) or (...,), x[common.within(region) or ...])
         return x, None
 
-    def _read_unit(self, number: int, x: Array) -> None:
-        """Put the elements of a write unit into `x`, as far as they lie in the array."""
+    def _read_unit(self, number: int, selection: tuple[slice | EllipsisType, ...], x: Array) -> None:
+        """Put what `selection` selects of a write unit into `x`."""
         key = self._chunk(number)
         try:
             with self._tree.open(key) as file:
@@ -383,7 +387,7 @@ class PlainReader(ZarrReader):
         except OSError as error:
             raise engine.explained(error, self._tree.where(key), "cannot read") from None
         if whole is not x:
-            x[...] = whole[tuple(map(slice, x.shape))]
+            x[...] = whole[selection]
 
 
 def _parsed(text: bytes, where: str) -> dict[str, Any]:
