@@ -11,7 +11,7 @@ from typing import Any
 from leakycli import events, stopping
 from leakycli.compare import ComparingWriter, Difference
 from leakycli.errors import LossError
-from leakycli.executors import local_executor
+from leakycli.executors import ForkedExecutor, local_executor
 from leakycli.onepass import scratch_bytes
 from leakycli.options import Options, place
 from leakycli.pipeline import run
@@ -71,10 +71,12 @@ def compare_sources(
     options: Options,
     observe: events.Observer = events.ignore,
     run_plan: Plan | None = None,
+    processes: ForkedExecutor | None = None,
 ) -> Comparison:
     """Compare the arrays of `destination` with what those of `pair`, the source, give; each is (path, opened).
 
-    run_plan: of the run that this comparison is part of, whose workers and memory it then keeps to.
+    run_plan: of the run that this comparison is part of, whose workers and memory it then keeps to. processes: that run's, which hold
+    memory of their own still.
     """
     (source, opened), (dest, found) = pair, destination
     chosen = {member.key: member for member in options.choose(opened.members, source)}
@@ -87,7 +89,7 @@ def compare_sources(
     for member in opened.members:
         there = arrays[0] if lone and member.key in chosen else by_key.get(member.key if same else member.name)
         if member.key in chosen and member.array is not None:
-            compared.append(_compare_array(member.array, member, there, (pair, destination), options, observe, run_plan))
+            compared.append(_compare_array(member.array, member, there, (pair, destination), options, observe, run_plan, processes))
         elif same:
             problem = "is missing" if there is None else opened.copy_problem(member, found, there)
             compared.append(ArrayComparison(member.name, 0, None, None, problem))
@@ -109,6 +111,7 @@ def _compare_array(
     options: Options,
     observe: events.Observer,
     run_plan: Plan | None,
+    processes: ForkedExecutor | None,
 ) -> ArrayComparison:
     (source, opened), (_, found) = ends
     rule = options.rule(array, source)
@@ -133,7 +136,7 @@ def _compare_array(
         contextlib.closing(opened.reader(member)) as given,
         contextlib.closing(found.reader(there)) as written,
         stopping.guarded(),
-        local_executor(workers, planned.count) as executor,
+        contextlib.nullcontext(processes) if processes else local_executor(workers, planned.count) as executor,
     ):
         reader, there_reader = (fitting_reader(planned, end, os.path.join(folder, "spool.npy")) for end in (given, written))
         writer = ComparingWriter(expected, there_reader)

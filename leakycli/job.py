@@ -178,13 +178,15 @@ class Job:
                 continue
             result = result_info(array, rule, self._format, self._options.layout, self._source, member)
             self._results[member.key] = result
-            scratch = 0
+            scratch, beside = 0, REQUESTS * self._remote
             if rule is not None:
                 scratch = scratch_bytes(rule, array.size)
                 if self._options.verify:
                     from leakycli.comparison import comparing_bytes
 
                     scratch += comparing_bytes(rule)
+                    # What was written is read again, beside what it should be.
+                    beside += result.dtype.itemsize / (array.dtype.itemsize + result.dtype.itemsize)
             arrays.append(
                 array_plan(
                     member.key,
@@ -192,7 +194,7 @@ class Job:
                     self._ordered(member, result),
                     scratch,
                     self._stored(member),
-                    REQUESTS * self._remote,
+                    beside,
                     self._remote,
                 )
             )
@@ -510,6 +512,7 @@ class Job:
                 (partial if isinstance(partial, str) else self._dest_path, found),
                 self._options,
                 run_plan=self.plan,
+                processes=self._processes,
             )
         if not comparison.equal:
             raise DifferenceError(f"{comparison.message()}; nothing was published")

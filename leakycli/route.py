@@ -56,7 +56,8 @@ def array_plan(
     """The plan from the first of `ends` to the other.
 
     ordered: whether each must go front to back where it is flat. stored: gives the write units of the source that are stored, where only
-    those are to be worked on. beside: what else a region takes, as a multiple of its bytes in and out. by_requests: a side is behind a URL.
+    those are to be worked on. beside: what else a region takes, as a multiple of its bytes in and out. by_requests: a side is behind a
+    URL, where many chunks at once are quicker than one after the other.
     """
     array, result = ends
     itemsizes = array.dtype.itemsize, result.dtype.itemsize

@@ -18,12 +18,13 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import leakycli
-from leakycli import Options, events, leaky_relu, plan
+from leakycli import Options, leaky_relu, plan
 from leakycli.errors import CorruptError, SourceChangedError
 from leakycli.job import Job
 from leakycli.regions import Box
 from leakycli.storage import open_source
 from leakycli.storage.zarr.source import PlainReader
+from tests.conftest import Run
 from tests.test_faults import At
 
 Array = NDArray[Any]
@@ -110,13 +111,46 @@ def test_other_chunks_are_cut_right(chunks: tuple[int, int], region_bytes: int, 
 
 
 def test_chunks_of_nothing_but_the_fill_value_are_left_out_where_they_are_it_to_the_bit(tmp_path: Path) -> None:
-    x = np.zeros((4, 4), "f4")
-    x[:2, 2:] = -0.0
+    x = np.zeros((4, 6), "f4")
+    x[:2, 2:4] = -0.0
     x[2:, :2] = 1
+    x[3, 5] = -0.0
     np.save(tmp_path / "in.npy", x)
     leakycli.apply(str(tmp_path / "in.npy"), str(tmp_path / "out.zarr"), Options(chunks=(2, 2), compressor="none"))
-    assert sorted(chunks_in(tmp_path / "out.zarr")) == ["c/0/1", "c/1/0"]
+    assert sorted(chunks_in(tmp_path / "out.zarr")) == ["c/0/1", "c/1/0", "c/1/2"]
     assert np.asarray(zarr.open_array(tmp_path / "out.zarr", mode="r")[...]).tobytes() == leaky_relu(x).tobytes()
+
+
+def test_folders_of_chunks_that_are_left_out_are_not_flushed(tmp_path: Path) -> None:
+    x = np.ones((8, 4), "f4")
+    x[4:] = 0
+    np.save(tmp_path / "in.npy", x)
+    for n, compressor in enumerate(("none", "zstd:1")):
+        leakycli.apply(str(tmp_path / "in.npy"), str(tmp_path / f"{n}.zarr"), Options(chunks=(2, 2), compressor=compressor, fsync=True))
+        assert sorted(chunks_in(tmp_path / f"{n}.zarr")) == ["c/0/0", "c/0/1", "c/1/0", "c/1/1"]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_regions_of_which_all_some_or_no_chunks_are_stored(workers: int, tmp_path: Path) -> None:
+    x = np.random.default_rng(5).standard_normal((512, 64)).astype("f4")
+    source = made(tmp_path / "in.zarr", x, (1, 64), 3, 0)
+    gone = [*range(300, 310), *range(400, 512)]
+    for row in gone:
+        shutil.rmtree(source / f"c/{row}")
+    x[gone] = 0
+    leakycli.apply(str(source), str(tmp_path / "out.zarr"), Options(workers=workers, verify=True))
+    expected = chunks_in(made(tmp_path / "expected.zarr", leaky_relu(x), (1, 64), 3, 0))
+    assert chunks_in(tmp_path / "out.zarr") == {key: held for key, held in expected.items() if int(key.split("/")[1]) not in gone}
+
+
+@pytest.mark.parametrize("options", [(), ("--verify",), ("--chunks", "1024,2048")])
+def test_memory_with_chunks_at_edges(leakycli: Run, tmp_path: Path, options: tuple[str, ...]) -> None:
+    """They are put together in memory of their own; so many elements go to processes, which verify, too."""
+    made(tmp_path / "in.zarr", np.random.default_rng(6).standard_normal((3000, 3000)).astype("f4"), (2048, 2048), 3, 0)
+    done = leakycli("apply", "in.zarr", "out.zarr", "--json", "--memory", "512M", *options)
+    cost = json.loads(done.stdout)["cost"]
+    assert cost["engine"] == "processes" or cost["workers"] == 1
+    assert cost["memory_measured"] <= cost["memory_projected"] <= cost["memory_bound"]
 
 
 @pytest.mark.parametrize(
@@ -125,6 +159,7 @@ def test_chunks_of_nothing_but_the_fill_value_are_left_out_where_they_are_it_to_
         (True, {"compressors": ()}),
         (True, {"compressors": None, "zarr_format": 2}),
         (True, {"compressors": None, "zarr_format": 2, "dtype": ">f4"}),
+        (True, {"compressors": None, "zarr_format": 2, "dtype": "i1"}),
         (False, {}),
         (False, {"compressors": None, "zarr_format": 2, "order": "F"}),
         (False, {"compressors": (), "shards": (8, 8)}),
@@ -142,8 +177,12 @@ def test_only_what_is_not_coded_is_plain(plain: bool, options: dict[str, Any], t
         assert isinstance(reader, PlainReader) == plain
     report = leakycli.apply(str(tmp_path / "in.zarr"), str(tmp_path / "out.zarr"), Options(verify=True))
     assert (report.arrays[0].codec_pipeline is None) == plain
-    found = np.asarray(zarr.open_array(tmp_path / "out.zarr", mode="r")[...])
-    assert found.astype("f4").tobytes() == leaky_relu(x.astype("f4")).tobytes()
+    x = np.asarray(array[...])
+    for dest, dtype in (("out.zarr", None), ("double.zarr", "float64")):
+        leakycli.apply(str(tmp_path / "in.zarr"), str(tmp_path / dest), Options(dtype=dtype, overwrite=True))
+        found = np.asarray(zarr.open_array(tmp_path / dest, mode="r")[...])
+        expected = leaky_relu(x, dtype=dtype)
+        assert found.astype(expected.dtype).tobytes() == expected.tobytes()
 
 
 @pytest.mark.parametrize("size", [0, 63, 65, 640])
@@ -153,6 +192,20 @@ def test_a_chunk_of_another_size_is_damaged(size: int, tmp_path: Path) -> None:
     with pytest.raises(CorruptError, match=rf"in\.zarr/c/2/1: cannot be decoded: it has {size} bytes, where 64 belong$"):
         leakycli.apply(str(source), str(tmp_path / "out.zarr"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.zarr"]
+
+
+@pytest.mark.parametrize("key", ["c", "c/1"])
+@pytest.mark.parametrize("compressor", [(), zarr.codecs.ZstdCodec()])
+def test_a_file_where_a_folder_of_chunks_belongs_is_damage(compressor: Any, key: str, tmp_path: Path) -> None:
+    source = tmp_path / "in.zarr"
+    zarr.create_array(source, data=np.ones((8, 8), "f4"), chunks=(4, 4), compressors=compressor)
+    shutil.rmtree(source / key)
+    (source / key).write_bytes(b"")
+    (source / "c.txt").write_text("a note")
+    with pytest.raises(CorruptError, match=rf"in\.zarr/{key}: is a file where a folder of chunks belongs$"):
+        leakycli.apply(str(source), str(tmp_path / "out.zarr"))
+    (source / key).unlink()
+    leakycli.apply(str(source), str(tmp_path / "out.zarr"))
 
 
 @pytest.mark.parametrize("dest", ["out.zarr", "out.npy"])
@@ -172,15 +225,37 @@ def test_what_an_earlier_run_left_of_a_chunk_is_replaced(small_regions: Path) ->
     with pytest.raises(KeyboardInterrupt):
         leakycli.apply("in.zarr", "out.zarr", Options(workers=1), observe=At(5, stop))
     partial = small_regions / "out.zarr.partial"
-    # As a kill in the middle of a write leaves it.
+    # As a kill in the middle of a write leaves it; and one whose source is gone meanwhile.
     for torn in ("c/20/0", "c/31/0"):
         (partial / torn).parent.mkdir(parents=True, exist_ok=True)
         (partial / torn).write_bytes(b"torn")
-    seen: list[events.Event] = []
-    leakycli.apply("in.zarr", "out.zarr", Options(resume=True), observe=seen.append)
-    made(small_regions / "expected.zarr", leaky_relu(x), (2, 512), 3, 0)
-    assert chunks_in(small_regions / "out.zarr") == chunks_in(small_regions / "expected.zarr")
-    assert source.exists()
+    (source / "c/31/0").unlink()
+    x[62:] = 0
+    assert leakycli.apply("in.zarr", "out.zarr", Options(resume=True)).resumed
+    expected = chunks_in(made(small_regions / "expected.zarr", leaky_relu(x), (2, 512), 3, 0))
+    del expected["c/31/0"]
+    assert chunks_in(small_regions / "out.zarr") == expected
+
+
+def test_what_an_earlier_run_left_of_a_chunk_that_is_empty_now_is_removed(small_regions: Path) -> None:
+    x = np.random.default_rng(2).standard_normal((64, 512)).astype("f4")
+    source = made(small_regions / "in.zarr", x, (2, 512), 3, 0)
+    options: dict[str, Any] = {"chunks": (4, 512), "workers": 1}
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        leakycli.apply("in.zarr", "out.zarr", Options(**options), observe=At(5, stop))
+    (small_regions / "out.zarr.partial/c/15").mkdir()
+    (small_regions / "out.zarr.partial/c/15/0").write_bytes(b"torn")
+    shutil.rmtree(source / "c/30")
+    shutil.rmtree(source / "c/31")
+    assert leakycli.apply("in.zarr", "out.zarr", Options(resume=True, **options)).resumed
+    x[60:] = 0
+    expected = chunks_in(made(small_regions / "expected.zarr", leaky_relu(x), (4, 512), 3, 0))
+    del expected["c/15/0"]
+    assert chunks_in(small_regions / "out.zarr") == expected
 
 
 def test_a_run_of_many_chunks_keeps_to_its_units(tmp_path: Path) -> None:

@@ -91,6 +91,10 @@ class ArrayDocument:
             index.append(int(part))
         return tuple(index)
 
+    def is_above_chunks(self, key: str) -> bool:
+        """Whether `key` is that of a folder which chunks of the array are in."""
+        return self.separator == "/" and any(self.chunk_index(key + "/0" * below) is not None for below in range(1, len(self.shape) + 1))
+
 
 def parse(document: Document, attributes: Document, where: str) -> ArrayDocument:
     """What `document` (a `zarr.json` or a `.zarray`) says of an array; attributes: those beside a `.zarray`.

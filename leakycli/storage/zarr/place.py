@@ -71,7 +71,12 @@ class FolderPlace(FolderTree):
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.path, True)
 
-    def write(self, key: str, data: bytes | memoryview) -> None:
+    def write(self, key: str, data: bytes) -> None:
+        self.put(key, data)
+        self.wrote((key,))
+
+    def put(self, key: str, data: bytes | memoryview) -> None:
+        """Write a chunk, of which `wrote` is told later. Raises StorageError."""
         path = os.path.join(self.path, key)
         try:
             with open(path, "wb", buffering=0, opener=_with_folder) as file:
@@ -80,7 +85,6 @@ class FolderPlace(FolderTree):
                     done += file.write(view[done:])
         except OSError as error:
             raise storage_error(error, path, "cannot write") from None
-        self.wrote((key,))
 
     def remove(self, key: str) -> None:
         """Remove the file under `key`, if there is one. Raises StorageError."""
@@ -113,9 +117,10 @@ class FolderPlace(FolderTree):
         if self._written:
             folders = {self.path}
             for path in dict.fromkeys(self._written):
-                # A chunk of nothing but fill values may not be there.
-                if os.path.exists(path):
-                    sync_path(path)
+                # A chunk of nothing but fill values may not be there, nor the folder it would be in.
+                if not os.path.exists(path):
+                    continue
+                sync_path(path)
                 while (path := os.path.dirname(path)) not in folders:
                     folders.add(path)
             for folder in sorted(folders, reverse=True):

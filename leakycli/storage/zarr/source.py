@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from math import prod
 from types import EllipsisType
 from typing import Any
 
@@ -108,6 +109,9 @@ class ZarrSource:
             for entry in self.tree.walk(under):
                 index = document.chunk_index(entry.key[skip:])
                 if index is None:
+                    if self.tree.files and not entry.folder and document.is_above_chunks(entry.key[skip:]):
+                        # zarr takes all that would be in it for chunks that never were.
+                        raise CorruptError(f"{self.tree.where(entry.key)}: is a file where a folder of chunks belongs")
                     continue
                 if entry.folder:
                     raise CorruptError(f"{self.tree.where(entry.key)}: is a folder where a chunk belongs")
@@ -369,11 +373,10 @@ class PlainReader(ZarrReader):
         key = self._chunk(number)
         try:
             with self._tree.open(key) as file:
+                size, belong = os.fstat(file.fileno()).st_size, prod(self._grid.unit) * self.info.dtype.itemsize
+                if size != belong:
+                    raise CorruptError(f"{self._tree.where(key)}: cannot be decoded: it has {size} bytes, where {belong} belong")
                 whole = x if x.shape == self._grid.unit and x.flags.c_contiguous else np.empty(self._grid.unit, self.info.dtype)
-                size = os.fstat(file.fileno()).st_size
-                if size != whole.nbytes:
-                    where = self._tree.where(key)
-                    raise CorruptError(f"{where}: cannot be decoded: it has {size} bytes, where {whole.nbytes} belong")
                 view, done = whole.reshape(-1).view(np.uint8).data, 0
                 while done < size:
                     if not (count := os.readv(file.fileno(), [view[done:]])):

@@ -201,6 +201,8 @@ class ZarrTarget:
             self._changed[key] = {"zarr.json": document}
         else:
             self._changed[key] = {".zarray": document, ".zattrs": beside}
+        if self._begun and isinstance(self._place, FolderPlace) and self._document_at(key) is not None:
+            _remove_gone(self._place, key, source, member)
         for name, fields in self._changed[key].items():
             if name != ".zattrs" or fields or source.tree.holds(source.key(member, name)):
                 self._write_document(key, name, fields)
@@ -325,6 +327,18 @@ def _under(key: str, name: str) -> str:
     return f"{key}/{name}" if key else name
 
 
+def _remove_gone(place: FolderPlace, key: str, source: ZarrSource, member: Member) -> None:
+    """Remove what an earlier run wrote, perhaps not to its end, of chunks that the source has no more: nothing will be written there."""
+    if (stored := source.stored(member)) is None:
+        return
+    document, skip = source.documents[member.key], len(key) + 1 if key else 0
+    grid = Grid(document.shape, document.unit)
+    for entry in list(place.walk(key)):
+        index = document.chunk_index(entry.key[skip:])
+        if index is not None and grid.number(index) not in stored:
+            place.remove(entry.key)
+
+
 def _may_be_key(name: str) -> bool:
     """Whether an array of that name can lie in a hierarchy, under its name and among zarr's own documents."""
     parts = name.split("/")
@@ -439,7 +453,7 @@ class PlainWriter(ZarrWriter):
                     whole[...] = self._fill
                 whole[tuple(map(slice, unit.shape))] = unit
                 unit = whole
-            self._folder.write(key, unit.reshape(-1).view(np.uint8).data)
+            self._folder.put(key, unit.reshape(-1).view(np.uint8).data)
         return region
 
     def _is_empty(self, unit: Array) -> bool:
