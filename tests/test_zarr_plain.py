@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import leakycli
-from leakycli import Options, leaky_relu, plan
+from leakycli import Options, leaky_relu, machine, plan
 from leakycli.errors import CorruptError, SourceChangedError
 from leakycli.job import Job
 from leakycli.regions import Box
@@ -260,9 +260,10 @@ def test_what_an_earlier_run_left_of_a_chunk_that_is_empty_now_is_removed(small_
 
 def test_a_run_of_many_chunks_keeps_to_its_units(tmp_path: Path) -> None:
     """Memory is that of a chunk and its result for each worker, however many are joined to a region."""
+    memory = machine.resident() + (1 << 30)
     source = made(tmp_path / "in.zarr", np.ones((64, 4096), "f4"), (1, 4096), 3, 0)
-    with Job(str(source), str(tmp_path / "out.zarr"), Options(workers=1)) as job:
+    with Job(str(source), str(tmp_path / "out.zarr"), Options(workers=1, memory=memory)) as job:
         (array,) = job.plan.arrays
         assert array.largest_part == 4096
-    with Job(str(source), str(tmp_path / "out.zarr"), Options(workers=1, compressor="zstd:1")) as job:
+    with Job(str(source), str(tmp_path / "out.zarr"), Options(workers=1, memory=memory, compressor="zstd:1")) as job:
         assert job.plan.arrays[0].largest_part > 4096
