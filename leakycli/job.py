@@ -314,6 +314,10 @@ class Job:
     def _fingerprint(self) -> dict[str, Any]:
         """What must be the same for a run to be gone on from."""
         fields = {"source": self._source.opened, "format": self._format, "provenance": self._options.provenance}
+        # What was done of chunks that have gone, or have come, since would stay, and its statistics with it.
+        transformed = [member for member in self._source.members if member.key in self._members]
+        stored = {member.key: str(found) for member in transformed if (found := self._source.stored(member)) is not None}
+        fields |= {"chunks_stored": stored} if stored else {}
         fingerprint: dict[str, Any] = plain(fields | {"parameters": self._options.parameters()})
         return fingerprint
 

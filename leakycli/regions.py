@@ -5,6 +5,7 @@ A region is a `Span` of an array's flat buffer, or a `Box` of its chunk grid. Bo
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -143,6 +144,10 @@ class Presence:
         self.size = size
         self.count = 0
         self._bits = bytearray(-(-size // 8))
+
+    def __str__(self) -> str:
+        """How many of how many, and what tells these from others."""
+        return f"{self.count} of {self.size} ({hashlib.blake2b(self._bits, digest_size=8).hexdigest()})"
 
     def add(self, number: int) -> None:
         bit = 1 << (number & 7)

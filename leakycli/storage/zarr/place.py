@@ -86,16 +86,6 @@ class FolderPlace(FolderTree):
         except OSError as error:
             raise storage_error(error, path, "cannot write") from None
 
-    def remove(self, key: str) -> None:
-        """Remove the file under `key`, if there is one. Raises StorageError."""
-        path = os.path.join(self.path, key)
-        try:
-            os.unlink(path)
-        except (FileNotFoundError, NotADirectoryError):
-            return
-        except OSError as error:
-            raise storage_error(error, path, "cannot remove") from None
-
     def clear(self, key: str) -> None:
         folder = os.path.join(self.path, key)
         if os.path.lexists(folder):

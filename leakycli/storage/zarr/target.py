@@ -201,8 +201,6 @@ class ZarrTarget:
             self._changed[key] = {"zarr.json": document}
         else:
             self._changed[key] = {".zarray": document, ".zattrs": beside}
-        if self._begun and isinstance(self._place, FolderPlace) and self._document_at(key) is not None:
-            _remove_gone(self._place, key, source, member)
         for name, fields in self._changed[key].items():
             if name != ".zattrs" or fields or source.tree.holds(source.key(member, name)):
                 self._write_document(key, name, fields)
@@ -327,18 +325,6 @@ def _under(key: str, name: str) -> str:
     return f"{key}/{name}" if key else name
 
 
-def _remove_gone(place: FolderPlace, key: str, source: ZarrSource, member: Member) -> None:
-    """Remove what an earlier run wrote, perhaps not to its end, of chunks that the source has no more: nothing will be written there."""
-    if (stored := source.stored(member)) is None:
-        return
-    document, skip = source.documents[member.key], len(key) + 1 if key else 0
-    grid = Grid(document.shape, document.unit)
-    for entry in list(place.walk(key)):
-        index = document.chunk_index(entry.key[skip:])
-        if index is not None and grid.number(index) not in stored:
-            place.remove(entry.key)
-
-
 def _may_be_key(name: str) -> bool:
     """Whether an array of that name can lie in a hierarchy, under its name and among zarr's own documents."""
     parts = name.split("/")
@@ -443,9 +429,7 @@ class PlainWriter(ZarrWriter):
     def write(self, region: Box, y: Array) -> Box:
         for number in self._grid.units(region):
             unit = y[self._grid.box(self._grid.index(number)).within(region) or ...]
-            key = self._chunk(number)
             if not self._write_empty and self._is_empty(unit):
-                self._folder.remove(key)
                 continue
             if unit.shape != self._grid.unit or not unit.flags.c_contiguous:
                 whole = np.empty(self._grid.unit, self.info.dtype)
@@ -453,7 +437,7 @@ class PlainWriter(ZarrWriter):
                     whole[...] = self._fill
                 whole[tuple(map(slice, unit.shape))] = unit
                 unit = whole
-            self._folder.put(key, unit.reshape(-1).view(np.uint8).data)
+            self._folder.put(self._chunk(number), unit.reshape(-1).view(np.uint8).data)
         return region
 
     def _is_empty(self, unit: Array) -> bool:
