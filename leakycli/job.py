@@ -35,7 +35,7 @@ from leakycli.plan import ArrayPlan, GridPlan, Plan
 from leakycli.publish import FilePublication, Publication, UnnamedPublication, check_distinct, no_space, remove, resolve
 from leakycli.regions import Box, Presence, Span
 from leakycli.report.model import ArrayReport, Cost, Distribution, Endpoint, Report, Statistics, plain
-from leakycli.route import array_plan, copy_array, fitting_reader, fitting_writer, result_info
+from leakycli.route import OF_REGION_AT_ONCE, array_plan, copy_array, fitting_reader, fitting_writer, result_info
 from leakycli.rule import Losses, Rule
 from leakycli.storage import ArrayInfo, Begun, Member, Reader, Source, Target, Writer
 
@@ -185,8 +185,9 @@ class Job:
                     from leakycli.comparison import comparing_bytes
 
                     scratch += comparing_bytes(rule)
-                    # What was written is read again, beside what it should be.
+                    # What was written is read again, beside what it should be; out of an archive by many chunks at once.
                     beside += result.dtype.itemsize / (array.dtype.itemsize + result.dtype.itemsize)
+                    beside += OF_REGION_AT_ONCE if self._format == "zarr.zip" else 0
             arrays.append(
                 array_plan(
                     member.key,

@@ -25,7 +25,7 @@ from leakycli.storage.flat import BoxReader, BoxWriter, SpoolingWriter, spooled
 _OF_UNIT = 1.75
 _OF_UNIT_TURNED = 3.0
 _OF_REGION = 0.25
-_OF_REGION_AT_ONCE = 1.6
+OF_REGION_AT_ONCE = 1.6
 
 #: Bytes that their libraries keep in each worker.
 _LIBRARIES = 7 << 20
@@ -83,7 +83,7 @@ def _codecs(ends: tuple[ArrayInfo, ArrayInfo], beside: float, apart: bool) -> Co
     for end, chunking in chunked:
         # At an edge of the array, too: chunks are stored whole.
         fixed += prod(chunking.unit) * end.dtype.itemsize * (_OF_UNIT_TURNED if chunking.turned else _OF_UNIT)
-    share = (_OF_REGION_AT_ONCE if at_once else _OF_REGION) + beside
+    share = (OF_REGION_AT_ONCE if at_once else _OF_REGION) + beside
     return Codecs(share, int(fixed), tuple(_within(chunking.chunks, end) for end, chunking in chunked))
 
 
