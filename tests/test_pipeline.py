@@ -19,7 +19,8 @@ from leakycli.pipeline import ArrayResult, run
 from leakycli.plan import FlatPlan
 from leakycli.regions import Span
 from leakycli.storage import ArrayInfo
-from leakycli.storage.npy import NpyTarget, NpyWriter
+from leakycli.storage.npy import NpyTarget
+from tests.test_conformance import NOWHERE
 from tests.test_faults import At
 
 Array = NDArray[Any]
@@ -59,7 +60,7 @@ def ran(reader: Decoding, path: Path, dtype: str = "f4") -> ArrayResult:
     rule = Options(dtype=np.dtype(dtype).name).rule(reader.info, "x")
     info = ArrayInfo("", reader.info.shape, rule.dtype)
     plan = FlatPlan.of("", info.size, (reader.info.dtype.itemsize, rule.dtype.itemsize), ordered=(True, False))
-    writer: NpyWriter = NpyTarget(str(path)).writer(info, None, None)  # type: ignore[arg-type]
+    writer = NpyTarget(str(path)).writer(info, *NOWHERE)
     with local_executor(2, plan.count) as executor:
         return run(plan, rule, (reader, writer), executor, 2, lambda region, result: None)
 

@@ -32,8 +32,8 @@ Array = NDArray[Any]
 
 def made(path: Path, x: Array, chunks: tuple[int, ...], version: int, fill: Any) -> Path:
     """A store of `x` by zarr itself, with every chunk."""
-    given: dict[str, Any] = {"compressors": None if version == 2 else (), "config": {"write_empty_chunks": True}}
-    array = zarr.create_array(path, shape=x.shape, dtype=x.dtype, chunks=chunks, zarr_format=version, fill_value=fill, **given)  # type: ignore[arg-type]
+    given: dict[str, Any] = {"zarr_format": version, "compressors": None if version == 2 else (), "config": {"write_empty_chunks": True}}
+    array = zarr.create_array(path, shape=x.shape, dtype=x.dtype, chunks=chunks, fill_value=fill, **given)
     array[...] = x
     return path
 

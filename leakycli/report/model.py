@@ -76,8 +76,8 @@ class Distribution:
 class ArrayReport:
     """What became of one array. action: "transformed" or "copied" (then there is nothing from factor on). order: "C" or "F".
 
-    chunks, shards, codecs: of a chunked result, None else. codec_pipeline: which of zarr's ran. factor: alpha as rounded to the
-    compute type.
+    chunks, shards, codecs: of a chunked result, None else. codec_pipeline: which of zarr's ran, None where none had to. factor: alpha as
+    rounded to the compute type.
     """
 
     name: str

@@ -185,7 +185,7 @@ class ZarrTarget:
         # Where it is not told what the source stores, all of it was read.
         write_empty = mirror and info.chunking.shards is None and isinstance(source, ZarrSource) and source.tree.listed
         document = self._document(key)
-        if isinstance(self._place, FolderPlace) and engine.is_plain(document, self._place.files) and document.dtype == info.dtype:
+        if isinstance(self._place, FolderPlace) and engine.is_plain(document, files=True) and document.dtype == info.dtype:
             return PlainWriter(self._place, key, info, document, write_empty)
         return ZarrWriter(self._place, key, info, document, write_empty)
 
