@@ -31,8 +31,8 @@ Array = NDArray[Any]
 #: Elements worked on at once: a few buffers of this many float32 or float64 stay in a core's own cache.
 PIECE = 1 << 17
 
-#: Elements looked up at once: many, since each time the counts of all patterns are added up.
-TABLE_PIECE = 1 << 18
+#: Elements looked up at once: their indices, of 8 bytes, share the core's own cache with the table and the counts of all patterns.
+TABLE_PIECE = 1 << 15
 
 #: From this many elements on, an input type of at most 16 bits goes by a table of all its results.
 TABLE_FROM = 1 << 17
@@ -173,6 +173,12 @@ def count(x: Array, infinities: bool = True) -> Counts:
     return Counts(zero, int(np.count_nonzero(x == np.inf)), int(np.count_nonzero(x == -np.inf)))
 
 
+#: Elements that `Table` counts in 32 bits.
+_RECENT = (1 << 32) - 1
+
+_ONE = np.uint32(1)
+
+
 class Table:
     """A rule for an input type of at most 16 bits as a table of all its results: one look-up an element, losses by counting.
 
@@ -194,6 +200,11 @@ class Table:
             self._clipped = self._saturated()
             self._overflowed = np.isfinite(self.x) & np.isinf(self.y)
             self._underflowed = (self.x != 0) & (self.y == 0) & ~self._nan
+        # Four bytes each, so that they and the table stay in the cache; added to the larger ones before the next could be too many.
+        self._recent = np.zeros(size, np.uint32)
+        self._room = _RECENT
+        self._earlier = np.zeros(size, np.int64)
+        self._refuses = bool(rule.dtype.kind != "f" and rule.nan is None and self._nan.any())
         self._index = np.empty(TABLE_PIECE, np.intp)
 
     def _saturated(self) -> Array:
@@ -205,19 +216,33 @@ class Table:
         exact = np.rint(np.where(wide > 0, wide, self.rule.factor * wide))
         return ((exact >= float(info.max + 1)) | (exact < float(info.min))) & ~self._nan
 
-    def __call__(self, x: Array, out: Array) -> NDArray[np.int64]:
-        """Write the results for `x` to `out`; returns how often each bit pattern occurs in x (int64, one per pattern).
+    def __call__(self, x: Array, out: Array) -> None:
+        """Write the results for `x` to `out`, and count how often each bit pattern occurs in x.
 
         x and out: 1-D, contiguous, native byte order, at most `TABLE_PIECE` elements; out may be x. Raises NanError as `Kernel` does.
         """
         index = self._index[: x.size]
         np.copyto(index, x.view(self._bits))
-        occurrences = np.bincount(index, minlength=self.x.size)
-        if self.rule.dtype.kind != "f" and self.rule.nan is None and occurrences[self._nan].any():
-            raise NanError(int(self._nan[index].argmax()))
+        if self._refuses and (nans := self._nan[index]).any():
+            raise NanError(int(nans.argmax()))
+        # Not bincount, which looks for the extremes first and makes new counts each time.
+        if self._room < x.size:
+            self._settle()
+        self._room -= x.size
+        np.add.at(self._recent, index, _ONE)
         # mode="clip" writes straight to out; the default goes through a copy. No index is out of bounds.
         np.take(self.y, index, out=out, mode="clip")
-        return occurrences
+
+    def _settle(self) -> None:
+        self._earlier += self._recent
+        self._recent[:] = 0
+        self._room = _RECENT
+
+    def occurrences(self) -> NDArray[np.int64]:
+        """How often each bit pattern has occurred since the last time (one count per pattern)."""
+        self._settle()
+        counts, self._earlier = self._earlier, np.zeros_like(self._earlier)
+        return counts
 
     def losses(self, occurrences: NDArray[np.int64]) -> Losses:
         def total(which: Array) -> int:
@@ -247,8 +272,8 @@ def transform(x: Array, out: Array, rule: Rule) -> Losses:
     if x.dtype.newbyteorder("=") != rule.source or out.dtype.newbyteorder("=") != rule.dtype:
         raise TypeError(f"the rule takes {rule.source} to {rule.dtype}, not {x.dtype} to {out.dtype}")
     by_table = x.dtype.itemsize <= 2 and x.size >= TABLE_FROM
-    step = _table_step(rule) if by_table else _plain_step(rule, min(PIECE, max(x.size, 1)))
-    total = Losses()
+    piece = TABLE_PIECE if by_table else min(PIECE, max(x.size, 1))
+    step, lost = _table_step(rule) if by_table else _plain_step(rule, piece)
     pieces = np.nditer(
         [x, out],
         flags=["external_loop", "buffered", "zerosize_ok", "copy_if_overlap"],
@@ -259,29 +284,33 @@ def transform(x: Array, out: Array, rule: Rule) -> Losses:
     )
     with np.errstate(all="ignore"), pieces:
         for px, py in pieces:
-            for at in range(0, px.size, PIECE):
+            for at in range(0, px.size, piece):
                 try:
-                    total += step(px[at : at + PIECE], py[at : at + PIECE])
+                    step(px[at : at + piece], py[at : at + piece])
                 except NanError:
                     raise NanError(int(undefined(x, rule).argmax())) from None
-    return total
+    return lost()
 
 
-def _table_step(rule: Rule) -> Callable[[Array, Array], Losses]:
+#: What works on a piece, and what then tells the losses of all pieces.
+_Step = tuple[Callable[[Array, Array], None], Callable[[], Losses]]
+
+
+def _table_step(rule: Rule) -> _Step:
     table = Table(rule)
-    return lambda a, b: table.losses(table(a, b))
+    return table, lambda: table.losses(table.occurrences())
 
 
-def _plain_step(rule: Rule, piece: int) -> Callable[[Array, Array], Losses]:
-    kernel = Kernel(rule, piece)
-    infinities = rule.may_overflow
+def _plain_step(rule: Rule, piece: int) -> _Step:
+    kernel, infinities, total = Kernel(rule, piece), rule.may_overflow, Losses()
 
-    def step(a: Array, b: Array) -> Losses:
+    def step(a: Array, b: Array) -> None:
+        nonlocal total
         before = count(a, infinities)  # first: out may be x
         clipped, replaced = kernel(a, b)
-        return losses(rule, before, count(b, infinities), clipped, replaced)
+        total += losses(rule, before, count(b, infinities), clipped, replaced)
 
-    return step
+    return step, lambda: total
 
 
 def leaky_relu(x: ArrayLike, alpha: float = 0.2, dtype: DTypeLike | None = None, out: Array | None = None) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -45,7 +45,7 @@ def scratch_bytes(rule: Rule, size: int) -> int:
     histograms += min(PIECE, max(size, 1)) * rule.dtype.itemsize
     if by_table(rule, size):
         patterns = 1 << 8 * rule.source.itemsize
-        # Index and native copy of a piece; the table with its flags; counts of piece and region, and those handed over, also packed.
+        # Index and native copy of a piece; the table with its flags; counts, and those handed over, also packed.
         return histograms + TABLE_PIECE * 16 + patterns * (14 + 6 * 8)
     # Kernel: x, y, mask; an integer output compares and clips. Summaries: mask, float64, a copy of the finite elements.
     piece = min(PIECE, max(size, 1))
@@ -65,18 +65,15 @@ class UnitResult:
 class Patterns:
     """How often each bit pattern of the input type occurs in an array that goes by table. All that is asked of it follows from that."""
 
-    def __init__(self, rule: Rule) -> None:
-        self._rule = rule
-        self.occurrences = np.zeros(1 << 8 * rule.source.itemsize, np.int64)
+    def __init__(self, rule: Rule, occurrences: NDArray[np.int64]) -> None:
+        self._rule, self.occurrences = rule, occurrences
 
     def merge(self, other: Patterns) -> None:
         self.occurrences += other.occurrences
 
     def copy(self) -> Patterns:
         """One that does not change with this."""
-        copied = Patterns(self._rule)
-        copied.merge(self)
-        return copied
+        return Patterns(self._rule, self.occurrences.copy())
 
     def to_json(self) -> str:
         """All that it holds but for the rule."""
@@ -85,9 +82,7 @@ class Patterns:
     @classmethod
     def from_json(cls, rule: Rule, held: str) -> Patterns:
         """One for `rule` that holds what `to_json` gave."""
-        patterns = cls(rule)
-        patterns.occurrences[:] = np.frombuffer(zlib.decompress(base64.b64decode(held)), np.int64)
-        return patterns
+        return cls(rule, np.frombuffer(zlib.decompress(base64.b64decode(held)), np.int64).copy())
 
     def results(self) -> tuple[UnitResult, tuple[Histogram, Histogram]]:
         """What all those elements together give, and their histograms (before, after)."""
@@ -112,7 +107,6 @@ class OnePass:
         self._piece = piece = min(TABLE_PIECE if by_table(rule, size) else PIECE, max(size, 1))
         self._native = np.empty(piece, rule.source)
         self._table = Table(rule) if by_table(rule, size) else None
-        self._patterns = None if self._table is None else Patterns(rule)
         self._plain: PlainPair | None = None
         if self._table is None:
             self._kernel = Kernel(rule, piece)
@@ -123,7 +117,7 @@ class OnePass:
         self._histograms = Histogram(rule.source), Histogram(rule.dtype)
         self._clear()
         self._out = np.empty(0, rule.dtype)
-        self._samples = np.empty(_SAMPLES, rule.source), np.empty(_SAMPLES, rule.dtype)
+        self._samples = np.empty(min(_SAMPLES, piece), rule.source)
         self._sampled = 0
 
     def __call__(self, x: Array, y: Array, start: int) -> UnitResult:
@@ -138,10 +132,18 @@ class OnePass:
         start: the flat index of the first element. Floating-point errors must be silenced by the caller (`np.errstate`). Raises NanError
         with the position in `x` (in C order) where a NaN has no integer; what was added since the last `unit` is then of no use.
         """
-        if self._table is None or self._patterns is None:
-            self._by_kernel(x, y, start)
+        work = self._by_kernel if self._table is None else self._by_table
+        pieces: Iterable[tuple[int, Array, Array]]
+        if 0 < x.size <= self._piece and x.flags.c_contiguous and y.flags.c_contiguous and x.dtype.isnative and y.dtype.isnative:
+            pieces = ((0, x.reshape(-1), y.reshape(-1)),)
         else:
-            self._by_table(self._table, self._patterns, x, y)
+            pieces = self._pieces(x, y)
+        for at, px, py in pieces:
+            try:
+                work(px, py, start + at)
+            except NanError as error:
+                self._clear()
+                raise NanError(at + error.position) from None
 
     def unit(self) -> UnitResult:
         """What was added since the last time. Where there are `Patterns` (see `take`), all is told by them and nothing by this."""
@@ -157,22 +159,17 @@ class OnePass:
 
     def take(self) -> tuple[tuple[Histogram, Histogram], Patterns | None]:
         """The histograms (before, after) since the last time, or the patterns for an array that goes by table."""
-        taken = self._histograms, self._patterns
-        self._histograms = Histogram(self.rule.source), Histogram(self.rule.dtype)
-        if self._patterns is None:
-            self._flush(taken[0])
-        else:
-            self._patterns = Patterns(self.rule)
-        return taken
+        taken, self._histograms = self._histograms, (Histogram(self.rule.source), Histogram(self.rule.dtype))
+        if self._table is not None:
+            return taken, Patterns(self.rule, self._table.occurrences())
+        self._flush(taken)
+        return taken, None
 
     def _pieces(self, x: Array, y: Array) -> Iterator[tuple[int, Array, Array]]:
         """(position, native piece of x, native piece of y to be filled), both 1-D; each piece of y is put into place after its turn.
 
         How a unit is cut depends on its shape alone, so that it has the same statistics wherever it lies.
         """
-        if 0 < x.size <= self._piece and all(end.dtype.isnative and end.flags.c_contiguous for end in (x, y)):
-            yield 0, x.reshape(-1), y.reshape(-1)
-            return
         for at, piece in cuts(x.shape, self._piece):
             px, py = x[piece], y[piece]
             if not (px.dtype.isnative and px.flags.c_contiguous):
@@ -191,20 +188,14 @@ class OnePass:
                 np.copyto(py, out.reshape(py.shape))
 
     def _by_kernel(self, x: Array, y: Array, start: int) -> None:
-        for at, px, py in self._pieces(x, y):
-            try:
-                clipped, replaced = self._kernel(px, py)
-            except NanError as error:
-                self._clear()
-                raise NanError(at + error.position) from None
-            self._clipped, self._replaced = self._clipped + clipped, self._replaced + replaced
-            if self._plain is None or not self._plain.add(px, py):
-                self._take_plain()
-                before, after = self._summaries
-                before = before.merge(summarise(px, self._mask, self._wide))
-                self._summaries = before, after.merge(summarise(py, self._mask, self._wide))
-            sample = slice(-(start + at) % self._stride, None, self._stride)
-            self._sample(px[sample], py[sample])
+        clipped, replaced = self._kernel(x, y)
+        self._clipped, self._replaced = self._clipped + clipped, self._replaced + replaced
+        if self._plain is None or not self._plain.add(x, y):
+            self._take_plain()
+            before, after = self._summaries
+            before = before.merge(summarise(x, self._mask, self._wide))
+            self._summaries = before, after.merge(summarise(y, self._mask, self._wide))
+        self._sample(x[-start % self._stride :: self._stride])
 
     def _take_plain(self) -> None:
         """Put the plain pieces that came last with the others."""
@@ -212,29 +203,29 @@ class OnePass:
             (before, after), plain = self._summaries, self._plain.take()
             self._summaries = before.merge(plain[0]), after.merge(plain[1])
 
-    def _sample(self, x: Array, y: Array) -> None:
-        """Let samples of one size wait for their histograms."""
-        for at in range(0, x.size, _SAMPLES):
-            size = min(x.size - at, _SAMPLES)
-            if self._sampled + size > _SAMPLES:
-                self._flush(self._histograms)
-            waiting = slice(self._sampled, self._sampled + size)
-            self._samples[0][waiting], self._samples[1][waiting] = x[at : at + size], y[at : at + size]
-            self._sampled += size
+    def _sample(self, x: Array) -> None:
+        """Let samples wait for their histograms."""
+        samples, waiting = self._samples, self._sampled
+        while x.size > samples.size - waiting:
+            size = samples.size - waiting
+            samples[waiting:] = x[:size]
+            self._sampled, x, waiting = samples.size, x[size:], 0
+            self._flush(self._histograms)
+        self._sampled = waiting + x.size
+        samples[waiting : self._sampled] = x
 
     def _flush(self, histograms: tuple[Histogram, Histogram]) -> None:
-        """Put the samples that wait into the histograms: whole counts, so that it does not matter when."""
-        with np.errstate(invalid="ignore"):  # signalling NaN
-            for histogram, waiting in zip(histograms, self._samples, strict=True):
-                histogram.add(waiting[: self._sampled])
-        self._sampled = 0
+        """Put the samples that wait, and their results, into the histograms: whole counts, so that it does not matter when."""
+        x, self._sampled = self._samples[: self._sampled], 0
+        y = np.empty(x.size, self.rule.dtype)
+        with np.errstate(all="ignore"):
+            self._kernel(x, y)
+            histograms[0].add(x)
+            histograms[1].add(y)
 
-    def _by_table(self, table: Table, patterns: Patterns, x: Array, y: Array) -> None:
-        for at, px, py in self._pieces(x, y):
-            try:
-                patterns.occurrences += table(px, py)
-            except NanError as error:
-                raise NanError(at + error.position) from None
+    def _by_table(self, x: Array, y: Array, start: int) -> None:
+        assert self._table is not None
+        self._table(x, y)
 
 
 def _counts(summary: Summary) -> Counts:

@@ -24,12 +24,11 @@ from leakycli.regions import Box, Grid, Index, Presence, Span, spans
 #: Bytes of input in a unit of a flat array. Statistics are kept per unit, so this number is part of what a report says.
 UNIT_BYTES = 1 << 21
 
-#: Bytes of a flat array that are read, transformed and written at once: with its result a part about fits into a core's own cache, and
-#: large writes cost more, as the system looks for large pages for them.
-PART_BYTES = 1 << 19
-
-#: Units in a region of a flat array: enough to make the cost of a task small, few enough to stop quickly.
+#: Units in a region of a flat array, at least and at most: enough to make the cost of a task small, few enough to stop quickly. Between
+#: the two, such that there are some `_REGIONS`: the last ones are not all done at the same moment.
 REGION_UNITS = 4
+_MOST_UNITS = 16
+_REGIONS = 64
 
 #: Bytes that write units of a chunk grid are joined to, where memory allows: enough to make the cost of a call small.
 REGION_BYTES = 16 << 20
@@ -144,10 +143,11 @@ class FlatPlan(ArrayPlan[Span]):
     ) -> FlatPlan:
         """The plan for an array of `size` elements; itemsizes and ordered (must go front to back) are (in, out)."""
         unit = UNIT_BYTES // itemsizes[0]
-        # What goes in order waits in memory by regions, of one unit each, and is compressed in pieces that are better large. Nothing is cut
-        # smaller than `OnePass` cuts it, so that a unit has the same statistics whichever way it goes.
-        part = unit if any(ordered) else min(max(PART_BYTES // itemsizes[0], PIECE), unit)
-        region = unit * (1 if any(ordered) else REGION_UNITS)
+        # What goes in order waits in memory by regions, of one unit each, and is compressed in pieces that are better large. Else a piece
+        # is read, worked on and written while it is in the cache; cut as `OnePass` cuts it, so that a unit has the same statistics
+        # whichever way it goes.
+        part = unit if any(ordered) else PIECE
+        region = unit * (1 if any(ordered) else max(min(size // (_REGIONS * unit), _MOST_UNITS), REGION_UNITS))
         return cls(name, *itemsizes, scratch, *ordered, size, part, unit, region)
 
     @property

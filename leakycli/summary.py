@@ -103,19 +103,22 @@ Moments = tuple[float, float, int]
 
 
 def _merge_moments(a: Summary, b: Summary) -> Moments:
-    if not b.finite:
+    finite, other_finite = a.finite, b.finite
+    if not other_finite:
         return a.centre, a.m2, a.exponent
-    if not a.finite:
+    if not finite:
         return b.centre, b.m2, b.exponent
-    # A part that is all zeros is so at any exponent.
-    exponent = max((s.exponent for s in (a, b) if s.centre or s.m2), default=0)
-    # What becomes too small for the larger exponent is too small to count.
-    (mean, m2), (other_mean, other_m2) = (
-        (math.ldexp(s.centre, s.exponent - exponent), math.ldexp(s.m2, 2 * (s.exponent - exponent))) for s in (a, b)
-    )
-    share = b.finite / (a.finite + b.finite)
+    exponent, mean, m2, other_mean, other_m2 = 0, a.centre, a.m2, b.centre, b.m2
+    if a.exponent or b.exponent:
+        # A part that is all zeros is so at any exponent.
+        exponent = max((s.exponent for s in (a, b) if s.centre or s.m2), default=0)
+        # What becomes too small for the larger exponent is too small to count.
+        (mean, m2), (other_mean, other_m2) = (
+            (math.ldexp(s.centre, s.exponent - exponent), math.ldexp(s.m2, 2 * (s.exponent - exponent))) for s in (a, b)
+        )
+    share = other_finite / (finite + other_finite)
     delta = other_mean - mean
-    return mean + delta * share, m2 + other_m2 + delta * delta * a.finite * share, exponent
+    return mean + delta * share, m2 + other_m2 + delta * delta * finite * share, exponent
 
 
 def summarise(x: Array, mask: NDArray[np.bool_], scratch: Array) -> Summary:
@@ -154,9 +157,9 @@ def number(value: Any) -> Number:
 def _moments(x: Array, scratch: Array) -> Moments:
     """The moments of finite `x`, float32 to a relative error of about 1e-7, other types in float64."""
     if x.dtype == np.float32:
-        total, squares = _sums(x)
-        if (moments := _plain_moments(x.size, total, squares)) is not None:
-            return moments
+        (total,), (squares,) = _sums(x)
+        if _are_plain(x.size, total, squares):
+            return total / x.size, squares - total * (total / x.size), 0
         if _LEAST_SQUARE < squares / x.size < _MOST_SQUARE:
             mean = np.float32(total / x.size)
             deviations = scratch.view(np.float32)[: x.size]
@@ -168,7 +171,7 @@ def _moments(x: Array, scratch: Array) -> Moments:
     exponent = _exponent(max(-float(np.minimum.reduce(wide)), float(np.maximum.reduce(wide))))
     if exponent:
         np.ldexp(wide, -exponent, out=wide)
-    centre = _sums(wide)[0] / wide.size
+    centre = _sums(wide)[0][0] / wide.size
     np.subtract(wide, centre, out=wide)
     return *_shifted(wide, centre), exponent
 
@@ -180,7 +183,7 @@ def _exponent(largest: float) -> int:
 
 def _shifted(deviations: Array, centre: float) -> tuple[float, float]:
     """(mean, M2) from deviations about `centre`."""
-    total, squares = _sums(deviations)
+    (total,), (squares,) = _sums(deviations)
     return centre + total / deviations.size, max(squares - total * total / deviations.size, 0.0)
 
 
@@ -188,32 +191,30 @@ def _shifted(deviations: Array, centre: float) -> tuple[float, float]:
 _LEAST_SQUARE, _MOST_SQUARE = 1e-20, 1e30
 
 
-def _plain_moments(size: int, total: float, squares: float) -> Moments | None:
-    """The moments of `size` elements from their sum and sum of squares; None where those do not hold them well enough."""
-    m2 = squares - total * (total / size)
-    if _LEAST_SQUARE < squares / size < _MOST_SQUARE and m2 > 0.1 * squares:
-        return total / size, m2, 0
-    return None
+def _are_plain(size: int, total: float, squares: float) -> bool:
+    """Whether their sum and sum of squares hold the moments of `size` elements well enough."""
+    return _LEAST_SQUARE < squares / size < _MOST_SQUARE and squares - total * (total / size) > 0.1 * squares
 
 
 _ONES = {np.dtype(name): np.ones(_ROW, name) for name in ("float32", "float64")}
 
 
-def _sums(*arrays: Array) -> list[float]:
-    """Sum and sum of squares of each of the 1-D arrays, float32 or float64, of one size: rows in their precision by BLAS, then float64."""
+def _sums(*arrays: Array) -> list[list[float]]:
+    """The sums of the 1-D arrays, float32 or float64, of one size, and their sums of squares: rows in their precision by BLAS, then float64."""
     size, dtype = arrays[0].size, arrays[0].dtype
     count, rest = divmod(size, _ROW)
     ones = _ONES[dtype]
-    rows = np.empty((2 * len(arrays), count + bool(rest)), dtype)
-    for i, x in enumerate(arrays):
-        if count:
-            whole = x[: count * _ROW].reshape(count, _ROW)
-            np.vecdot(whole, ones, out=rows[2 * i, :count])
-            np.vecdot(whole, whole, out=rows[2 * i + 1, :count])
+    rows = np.empty((2, len(arrays), count + bool(rest)), dtype)
+    for x, totals, squares in zip(arrays, *rows, strict=True):
         if rest:
             tail = x[size - rest :]
-            rows[2 * i, count], rows[2 * i + 1, count] = np.vecdot(tail, ones[:rest]), np.vecdot(tail, tail)
-    found: list[float] = np.add.reduce(rows, axis=1, dtype=np.float64).tolist()
+            totals[count], squares[count] = np.vecdot(tail, ones[:rest]), np.vecdot(tail, tail)
+            x, totals, squares = x[: size - rest], totals[:count], squares[:count]
+        if count:
+            whole = x.reshape(count, _ROW)
+            np.vecdot(whole, ones, out=totals)
+            np.vecdot(whole, whole, out=squares)
+    found: list[list[float]] = np.add.reduce(rows, axis=2, dtype=np.float64).tolist()
     return found
 
 
@@ -223,13 +224,16 @@ class PlainPair:
     def __init__(self, dtype: np.dtype[Any], factor: float, size: int) -> None:
         """factor: not negative, what elements that are not positive are multiplied by. size: elements of the largest piece."""
         self._factor = dtype.type(factor)
+        # Results of what is not beyond these are finite.
+        self._most = float(np.finfo(dtype).max)
+        self._least = -self._most / max(factor, 1.0)
         self._mask = np.empty(size, np.bool_)
         self._clear()
 
     def _clear(self) -> None:
         self._count = self._positive = self._zero_x = self._zero_y = 0
         self._low, self._high = math.inf, -math.inf
-        self._sums = [0.0, 0.0, 0.0, 0.0]
+        self._total_x = self._squares_x = self._total_y = self._squares_y = 0.0
 
     def add(self, x: Array, y: Array) -> bool:
         """Take in a piece `x` and its result `y`; False, and nothing done, where it is not plain.
@@ -238,14 +242,14 @@ class PlainPair:
         has the signs of x but for what underflowed), all elements finite, and a deviation that is not small beside the mean. Every
         call gives up the interpreter's lock and takes it again, so that with two threads their number counts as much as what they do.
         """
-        low, high = float(np.minimum.reduce(x)), float(np.maximum.reduce(x))
-        # One NaN makes both extremes NaN. What is finite in float64 may be none in float32.
-        if not (math.isfinite(self._result(low)) and math.isfinite(self._result(high))):
+        low, high, size = float(np.minimum.reduce(x)), float(np.maximum.reduce(x)), x.size
+        # One NaN makes both extremes NaN, for which no comparison holds.
+        if not (self._least <= low and high <= self._most):
             return False
-        sums = _sums(x, y)
-        if _plain_moments(x.size, *sums[:2]) is None or _plain_moments(x.size, *sums[2:]) is None:
+        (total_x, total_y), (squares_x, squares_y) = _sums(x, y)
+        if not (_are_plain(size, total_x, squares_x) and _are_plain(size, total_y, squares_y)):
             return False
-        mask = self._mask[: x.size]
+        mask = self._mask[:size]
         np.greater(x, 0, out=mask)
         self._positive += int(np.count_nonzero(mask))
         np.equal(y, 0, out=mask)
@@ -254,18 +258,18 @@ class PlainPair:
             np.equal(x, 0, out=mask)
             self._zero_x += int(np.count_nonzero(mask))
         self._low, self._high = min(self._low, low), max(self._high, high)
-        self._sums = [a + b for a, b in zip(self._sums, sums, strict=True)]
-        self._count += x.size
+        self._total_x, self._squares_x = self._total_x + total_x, self._squares_x + squares_x
+        self._total_y, self._squares_y = self._total_y + total_y, self._squares_y + squares_y
+        self._count += size
         return True
 
     def take(self) -> tuple[Summary, Summary]:
         """The summaries of all pieces since the last time."""
         if not self._count:
             return Summary(), Summary()
-        ends = [self._result(end) for end in (self._low, self._high)]
         pair = (
-            self._summary(self._zero_x, self._low, self._high, *self._sums[:2]),
-            self._summary(self._zero_y, *ends, *self._sums[2:]),
+            self._summary(self._zero_x, self._low, self._high, self._total_x, self._squares_x),
+            self._summary(self._zero_y, self._result(self._low), self._result(self._high), self._total_y, self._squares_y),
         )
         self._clear()
         return pair
