@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leakycli.kernel import PIECE, TABLE_FROM, TABLE_PIECE, Counts, Kernel, NanError, Table, losses
+from leakycli.records import Record
 from leakycli.regions import cuts
 from leakycli.rule import Losses, Rule
 from leakycli.summary import Histogram, PatternSummary, PlainPair, Summary, summarise
@@ -54,7 +55,7 @@ def scratch_bytes(rule: Rule, size: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class UnitResult:
+class UnitResult(Record):
     """What one unit gave."""
 
     before: Summary

@@ -18,6 +18,7 @@ from leakycli.errors import LossError
 from leakycli.kernel import NanError
 from leakycli.onepass import OnePass, Patterns, UnitResult, constant, sample_stride
 from leakycli.plan import ArrayPlan, R, window
+from leakycli.records import Record
 from leakycli.regions import Index
 from leakycli.rule import Losses, Rule
 from leakycli.storage.base import Reader, Writer
@@ -27,7 +28,7 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
-class RegionResult:
+class RegionResult(Record):
     """What one task gave: the results of its units in order, its histograms (before, after) or patterns, what reader and writer are to
     commit."""
 

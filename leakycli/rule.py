@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from leakycli.errors import UnsupportedError, UsageError
+from leakycli.records import Record
 
 OUTPUTS = ("float16", "float32", "float64", "int32", "int64")
 
@@ -30,7 +31,7 @@ _REFUSED = {
 
 
 @dataclass(frozen=True, slots=True)
-class Losses:
+class Losses(Record):
     """What a cast lost, in elements. Rounding is not a loss.
 
     overflowed: x finite, y infinite. underflowed: x not 0, y 0. clipped: saturated at an integer type's bounds.

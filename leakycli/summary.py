@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from leakycli.records import Record
+
 Array = NDArray[Any]
 Number = int | float
 
@@ -25,7 +27,7 @@ _ROW = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Summary:
+class Summary(Record):
     """Statistics of some elements. `count` is their number, of which negative + zero + positive + nan make up all.
 
     ±0 count as zero; ±inf as negative or positive, and once more in neginf, posinf. minimum and maximum are over all but NaN (None where
@@ -46,10 +48,6 @@ class Summary:
     centre: float = 0.0
     m2: float = 0.0
     exponent: int = 0
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # What dataclasses do for slots takes ten times as long, and there is one for each unit.
-        return Summary, tuple(getattr(self, name) for name in self.__slots__)
 
     @property
     def mean(self) -> float:
