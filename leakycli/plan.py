@@ -146,7 +146,7 @@ class FlatPlan(ArrayPlan[Span]):
         # What goes in order waits in memory by regions, of one unit each, and is compressed in pieces that are better large. Else a piece
         # is read, worked on and written while it is in the cache; cut as `OnePass` cuts it, so that a unit has the same statistics
         # whichever way it goes.
-        part = unit if any(ordered) else PIECE
+        part = unit if any(ordered) else min(PIECE, unit)
         region = unit * (1 if any(ordered) else max(min(size // (_REGIONS * unit), _MOST_UNITS), REGION_UNITS))
         return cls(name, *itemsizes, scratch, *ordered, size, part, unit, region)
 

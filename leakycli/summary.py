@@ -198,7 +198,7 @@ _ONES = {np.dtype(name): np.ones(_ROW, name) for name in ("float32", "float64")}
 
 
 def _sums(*arrays: Array) -> list[list[float]]:
-    """The sums of the 1-D arrays, float32 or float64, of one size, and their sums of squares: rows in their precision by BLAS, then float64."""
+    """Sums of the 1-D arrays, float32 or float64, of one size, and sums of squares: rows in their precision by BLAS, then float64."""
     size, dtype = arrays[0].size, arrays[0].dtype
     count, rest = divmod(size, _ROW)
     ones = _ONES[dtype]

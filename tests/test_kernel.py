@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from leakycli import kernel as kernel_module
 from leakycli import leaky_relu
 from leakycli.errors import UnsupportedError, UsageError
-from leakycli.kernel import PIECE, TABLE_FROM, Counts, Kernel, NanError, count, losses, transform
+from leakycli.kernel import PIECE, TABLE_FROM, TABLE_PIECE, Counts, Kernel, NanError, Table, count, losses, transform
 from leakycli.rule import Losses, Rule
 
 Array = NDArray[Any]
@@ -467,6 +468,28 @@ def test_table_gives_the_plain_definition_for_every_bit_pattern(source: str, dty
     assert_same_bits(out, np.tile(plain.y, repeats))
     once = plain.losses
     assert lost == Losses(once.overflowed * repeats, once.underflowed * repeats, once.clipped * repeats, once.nan_replaced * repeats)
+
+
+@pytest.mark.parametrize("most", [TABLE_PIECE, 2 * TABLE_PIECE + 5, (1 << 32) - 1])
+def test_a_table_counts_more_than_its_small_counts_hold(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_module, "_RECENT", most)
+    x = np.random.default_rng(8).choice(np.array([1.5, -2, 0, np.nan], np.float16), 5 * TABLE_PIECE)
+    table, out = Table(Rule.of("float16")), np.empty(TABLE_PIECE, np.float16)
+    for _ in range(2):
+        # As if so many elements had been counted before that little room is left.
+        for at in range(0, x.size, TABLE_PIECE):
+            table(x[at : at + TABLE_PIECE], out)
+        assert table._room <= most
+        assert np.array_equal(table.occurrences(), np.bincount(x.view(np.uint16), minlength=1 << 16))
+
+
+def test_small_counts_are_never_more_than_they_hold() -> None:
+    table, x, out = Table(Rule.of("float16")), np.ones(TABLE_PIECE, np.float16), np.empty(TABLE_PIECE, np.float16)
+    one = int(x[:1].view(np.uint16)[0])
+    before = (1 << 32) - 1 - 3
+    table._recent[one], table._room = before, 3
+    table(x, out)
+    assert table.occurrences()[one] == before + TABLE_PIECE
 
 
 REFUSED: list[tuple[Any, str]] = [

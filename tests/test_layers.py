@@ -32,7 +32,7 @@ LAYERS = (
     ("regions", "onepass"),
     ("summary", "kernel"),
     ("rule",),
-    ("errors", "_version", "stopping"),
+    ("errors", "_version", "stopping", "records"),
 )
 
 #: Packages that may be imported at a module's top level, and below which module only.

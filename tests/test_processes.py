@@ -110,7 +110,8 @@ def test_a_signal_to_all_processes_stops_the_run_as_one(tmp_path: Path, signum: 
         file.truncate(file.tell() + (4 << 29))
     command = [*LEAKYCLI, "apply", "in.npy", "out.npy", "--workers", "2"]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, start_new_session=True) as process:
-        wait_until(lambda: (tmp_path / "out.npy.partial").exists() and (tmp_path / "out.npy.partial").stat().st_blocks > 200_000)
+        journal = tmp_path / "out.npy.partial.journal"
+        wait_until(lambda: journal.exists() and journal.read_bytes().count(b"\n") > 1)
         os.killpg(process.pid, signum)
         _, err = process.communicate(timeout=30)
     assert process.returncode == -signum

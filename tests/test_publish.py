@@ -22,6 +22,8 @@ import pytest
 from leakycli import Options, apply, events, journal
 from leakycli.cli import _run
 from leakycli.errors import DifferenceError, LeakyError, SourceChangedError, StorageError, UsageError
+from leakycli.storage.base import ArrayInfo
+from leakycli.storage.npy import NpyTarget
 from tests.conftest import Run
 from tests.test_bad_input import snapshot
 from tests.test_npy import defined
@@ -472,6 +474,12 @@ def test_a_disk_too_small_is_refused_with_both_numbers(small_disk: Path, leakycl
     assert done.stderr.startswith(b"leakycli: disk/out.npy: no space: 28000000 bytes")
     assert done.stderr.count(b"\n") == 1
     assert os.listdir(small_disk) == []
+
+
+def test_room_that_is_gone_when_it_is_set_aside_is_an_error_at_once(small_disk: Path) -> None:
+    path = str(small_disk / "out.npy")
+    with pytest.raises(StorageError, match=r"cannot write .*disk/out\.npy: " + os.strerror(errno.ENOSPC)):
+        NpyTarget(path).created(ArrayInfo("", (7_000_000,), np.dtype("float32")))
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import io
 import os
@@ -55,7 +56,10 @@ def main() -> None:
     """Run the command line with the process's arguments, and end the process."""
     # The workers are ours. numpy's OpenBLAS starts a thread for each processor, which spins for a while when there is nothing to do.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    sys.exit(_run(sys.argv[1:]))
+    code = _run(sys.argv[1:])
+    # Python looks through all that is there once more before it ends, which takes longer than a small file.
+    gc.freeze()
+    sys.exit(code)
 
 
 def _run(arguments: list[str]) -> int:

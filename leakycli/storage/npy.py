@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.lib import format as npy_format
 
-from leakycli import stopping
+from leakycli import machine, stopping
 from leakycli.errors import CorruptError, LeakyError, SourceChangedError, UnsupportedError, shown, storage_error
 from leakycli.regions import Index, Span
 from leakycli.rule import Rule, refuse_unsupported
@@ -435,6 +435,7 @@ class NpyTarget:
             with open(self._path, "r+b" if there else "xb") as file:
                 file.write(header)
                 file.truncate(len(header) + info.nbytes)
+                machine.reserve(file.fileno(), len(header) + info.nbytes)
         except OSError as error:
             raise storage_error(error, self._path, "cannot write") from None
         return NpyWriter(self._path, info, len(header))
