@@ -19,10 +19,13 @@ from leakycli.summary import Histogram, PatternSummary, PlainPair, Summary, summ
 
 Array = NDArray[Any]
 
-#: Arrays of up to this many elements have all of them in their histogram, larger ones every `STRIDE`-th of the flat index. A prime, so
+#: Arrays of up to this many elements have all of them in their histogram, larger ones every `STRIDE`-th of the flat index, those of more
+#: than `SAMPLE_MANY` every `LONG_STRIDE`-th: more than a quarter of a million are enough, and each costs its look. Both are primes, so
 #: that the sample does not keep to one channel of a channels-last array.
 SAMPLE_ALL = 1 << 20
 STRIDE = 127
+SAMPLE_MANY = 1 << 27
+LONG_STRIDE = 509
 
 #: Sampled elements that wait until they are put into a histogram together.
 _SAMPLES = 1 << 15
@@ -35,7 +38,9 @@ def by_table(rule: Rule, size: int) -> bool:
 
 def sample_stride(rule: Rule, size: int) -> int:
     """Every how manieth element of an array's flat index is in its histogram."""
-    return 1 if size <= SAMPLE_ALL or by_table(rule, size) else STRIDE
+    if size <= SAMPLE_ALL or by_table(rule, size):
+        return 1
+    return STRIDE if size <= SAMPLE_MANY else LONG_STRIDE
 
 
 def scratch_bytes(rule: Rule, size: int) -> int:

@@ -126,7 +126,8 @@ class RegionTask(Generic[R]):
                     buffer = fetched[at:]
                     at += part.size * plan.itemsize_in
                 x, token = reader.read(part, buffer)
-                y = results[: part.size].reshape(part.shape, order=order)
+                size, shape = part.size, part.shape
+                y = results[:size] if shape == (size,) else results[:size].reshape(shape, order=order)
                 for selection, start, ends in plan.units(part):
                     piece = x[selection]
                     try:

@@ -16,7 +16,18 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from leakycli.kernel import PIECE, TABLE_FROM, NanError, transform
-from leakycli.onepass import SAMPLE_ALL, STRIDE, OnePass, Patterns, UnitResult, by_table, sample_stride, scratch_bytes
+from leakycli.onepass import (
+    LONG_STRIDE,
+    SAMPLE_ALL,
+    SAMPLE_MANY,
+    STRIDE,
+    OnePass,
+    Patterns,
+    UnitResult,
+    by_table,
+    sample_stride,
+    scratch_bytes,
+)
 from leakycli.plan import UNIT_BYTES, FlatPlan
 from leakycli.rule import Losses, Rule
 from leakycli.summary import Histogram, Summary, summarise
@@ -278,6 +289,7 @@ def test_table_and_stride_are_chosen_by_the_array_alone() -> None:
     assert [by_table(half, n) for n in (0, TABLE_FROM - 1, TABLE_FROM)] == [False, False, True]
     assert not by_table(single, 1 << 40)
     assert [sample_stride(single, n) for n in (0, SAMPLE_ALL, SAMPLE_ALL + 1)] == [1, 1, STRIDE]
+    assert [sample_stride(single, n) for n in (SAMPLE_MANY, SAMPLE_MANY + 1, 1 << 40)] == [STRIDE, LONG_STRIDE, LONG_STRIDE]
     assert sample_stride(half, 1 << 40) == 1
 
 

@@ -176,11 +176,11 @@ class NpyReader:
 
     def read(self, span: Span, buffer: Array) -> tuple[Array, None]:
         itemsize = self.info.dtype.itemsize
-        view = memoryview(buffer.data)[: span.size * itemsize]
-        done, at = 0, self._offset + span.start * itemsize
+        view = buffer.data[: span.size * itemsize]
+        done, at, size = 0, self._offset + span.start * itemsize, len(view)
         try:
-            while done < len(view):
-                if not (count := os.preadv(self._fd, [view[done:]], at + done)):
+            while done < size:
+                if not (count := os.preadv(self._fd, [view[done:] if done else view], at + done)):
                     raise SourceChangedError(f"{shown(self._path)}: ended at byte {at + done}: it became shorter while it was read")
                 done += count
         except OSError as error:
