@@ -278,8 +278,7 @@ class Job:
                 if (report := self._finished_before(past)) is not None:
                     observe(events.Finished(self._source_path))
                     return report
-                left = 1 - (past.share if past else 0)
-                self._publication.check_space(*(int(part * left) for part in self._space()))
+                self._publication.check_space(*self._space(), 1 - (past.share if past else 0))
             if past is not None and past.published is not None and self._publication is not None and self._publication.published(past):
                 results, written = self._kept_results(past), past.published["bytes"]
                 self._target_warnings = tuple(past.published["warnings"])
@@ -547,7 +546,7 @@ class Job:
                 else:
                     self._publication.companion(temporary, path)
             except OSError as error:
-                raise StorageError(f"cannot write {shown(path)}: {error.strerror or error}") from None
+                raise storage_error(error, path, "cannot write") from None
         if self._publication is not None:
             self._publication.publish({"bytes": report.destination.bytes, "warnings": self._target_warnings})
 

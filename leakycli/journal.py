@@ -24,7 +24,7 @@ from functools import cache
 from typing import Any
 
 #: Changes when journals of older versions cannot be gone on from.
-FORMAT = 2
+FORMAT = 3
 
 #: Seconds between lines, without and with flushing the data to disk before.
 EVERY = 0.1

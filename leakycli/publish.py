@@ -107,8 +107,9 @@ class Publication(ABC):
         """Where the result is, now that it is complete."""
 
     @abstractmethod
-    def check_space(self, result: int, spooled: int) -> None:
-        """Raise StorageError where there is no room for that many bytes, as far as that can be known."""
+    def check_space(self, result: int, spooled: int, left: float) -> None:
+        """Raise StorageError where there is no room for that many bytes of which the share `left` is to be written yet, as far as that can
+        be known."""
 
     @abstractmethod
     def temporary(self, report: str) -> str:
@@ -297,8 +298,8 @@ class FilePublication(Publication):
     def result(self) -> str:
         return self.dest if self.published(self.past) else self.partial
 
-    def check_space(self, result: int, spooled: int) -> None:
-        check_space(self.dest, result + spooled)
+    def check_space(self, result: int, spooled: int, left: float) -> None:
+        check_space(self.dest, missing_bytes(self.partial, result, left) + missing_bytes(self.spool, spooled, left))
 
     def temporary(self, report: str) -> str:
         return f"{report}.partial"
@@ -552,6 +553,16 @@ def _found(path: str, follow: bool = False) -> os.stat_result | None:
         return os.fstat(1) if path == "-" else os.stat(path, follow_symlinks=follow)
     except OSError:
         return None
+
+
+def missing_bytes(path: str, size: int, left: float) -> int:
+    """Bytes that are to be found for a result of `size` bytes at `path` of which the share `left` is to be written yet: an earlier run may
+    have left a file that holds the room for it."""
+    held = 0
+    with contextlib.suppress(OSError):
+        found = os.lstat(path)
+        held = 512 * found.st_blocks if stat.S_ISREG(found.st_mode) else 0
+    return max(min(int(size * left), size - held), 0)
 
 
 def check_space(dest: str, needed: int) -> None:

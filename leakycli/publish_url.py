@@ -16,7 +16,7 @@ from typing import Any
 
 from leakycli.errors import UsageError, redacted, shown, storage_error
 from leakycli.journal import Past
-from leakycli.publish import Publication, check_space, remove
+from leakycli.publish import Publication, check_space, missing_bytes, remove
 from leakycli.storage import DOCUMENTS, METADATA, is_url, name_in
 from leakycli.storage.remote import Remote
 
@@ -90,8 +90,8 @@ class UrlPublication(Publication):
     def result(self) -> Remote:
         return self.partial
 
-    def check_space(self, result: int, spooled: int) -> None:
-        check_space(self.spool, spooled)
+    def check_space(self, result: int, spooled: int, left: float) -> None:
+        check_space(self.spool, missing_bytes(self.spool, spooled, left))
 
     def temporary(self, report: str) -> str:
         return f"{self._journal}.report"

@@ -19,13 +19,15 @@ from typing import Any
 import numpy as np
 import zarr
 
-from leakycli import Options, apply, events, journal, leaky_relu, plan
+from leakycli import Options, apply, events, journal, leaky_relu, machine, plan
 from leakycli.errors import StorageError
 
 plan.UNIT_BYTES = 1 << 14
 plan.REGION_UNITS = 2
 plan.REGION_BYTES = 1 << 15
 journal.EVERY = 0
+# As on a file system that does not set room aside.
+machine._RESERVED = 1 << 62
 
 #: Regions after which the disk is full.
 POINTS = (1, 2, 3, 5, 8, 13, 21, 30, 40, 50)

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leakycli.plan import Codecs, FlatPlan, GridPlan
+from leakycli.plan import UNIT_BYTES, Codecs, FlatPlan, GridPlan
 from leakycli.regions import Box, Grid, Presence, Span, cuts
 from leakycli.storage import ArrayInfo
 from leakycli.storage.flat import runs
@@ -109,6 +109,13 @@ def test_the_runs_of_a_box_are_its_elements_in_the_buffers_order(grid: Grid, for
         found = [np.arange(run.start, run.stop) for run in runs(box, info)]
         assert (np.concatenate(found) == x[box.slices or ...].reshape(-1, order=order)).all()
         assert all(isinstance(run, Span) for run in runs(box, info))
+
+
+@pytest.mark.parametrize(("units", "joined"), [(1, 4), (256, 4), (320, 5), (1024, 16), (100_000, 16)])
+def test_regions_of_larger_arrays_are_larger(units: int, joined: int) -> None:
+    plan = FlatPlan.of("", units * (UNIT_BYTES // 4), (4, 4))
+    assert plan.region == joined * plan.unit
+    assert FlatPlan.of("", plan.size, (4, 4), ordered=(True, False)).region == plan.unit
 
 
 @given(st.integers(0, 3 << 21), st.sampled_from([1, 2, 4, 8]), st.booleans(), st.data())

@@ -476,7 +476,6 @@ def test_a_table_counts_more_than_its_small_counts_hold(most: int, monkeypatch: 
     x = np.random.default_rng(8).choice(np.array([1.5, -2, 0, np.nan], np.float16), 5 * TABLE_PIECE)
     table, out = Table(Rule.of("float16")), np.empty(TABLE_PIECE, np.float16)
     for _ in range(2):
-        # As if so many elements had been counted before that little room is left.
         for at in range(0, x.size, TABLE_PIECE):
             table(x[at : at + TABLE_PIECE], out)
         assert table._room <= most
@@ -486,6 +485,7 @@ def test_a_table_counts_more_than_its_small_counts_hold(most: int, monkeypatch: 
 def test_small_counts_are_never_more_than_they_hold() -> None:
     table, x, out = Table(Rule.of("float16")), np.ones(TABLE_PIECE, np.float16), np.empty(TABLE_PIECE, np.float16)
     one = int(x[:1].view(np.uint16)[0])
+    # As if so many had been counted that there is room for three.
     before = (1 << 32) - 1 - 3
     table._recent[one], table._room = before, 3
     table(x, out)

@@ -21,8 +21,6 @@ from numpy.typing import NDArray
 from leakycli import Options, apply, dry_run
 from leakycli.cli import _run
 from leakycli.errors import CorruptError
-from leakycli.storage.base import ArrayInfo
-from leakycli.storage.npy import NpyTarget, header_bytes
 from tests.conftest import Run
 
 Array = NDArray[Any]
@@ -393,15 +391,3 @@ def test_an_array_of_3_gib_stays_within_128_mib(leakycli: Run, tmp_path: Path, d
     assert found.shape == (3 << 28,)
     assert found.dtype == dtype
     assert not found[:: 1 << 16].any()
-
-
-def test_room_for_a_large_result_is_set_aside_at_once(tmp_path: Path) -> None:
-    path, info = str(tmp_path / "out.npy"), ArrayInfo("", (3 << 20,), np.dtype("float32"))
-    writer = NpyTarget(path).created(info)
-    try:
-        found = os.stat(path)
-        assert found.st_size == len(header_bytes(info)) + info.nbytes
-        if sys.platform == "linux" and os.statvfs(tmp_path).f_blocks:
-            assert 512 * found.st_blocks >= found.st_size
-    finally:
-        writer.close()

@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leakycli import Options, apply, events, journal
+from leakycli import Options, apply, events, journal, leaky_relu, machine
 from leakycli.cli import _run
 from leakycli.errors import DifferenceError, LeakyError, SourceChangedError, StorageError, UsageError
 from leakycli.storage.base import ArrayInfo
-from leakycli.storage.npy import NpyTarget
+from leakycli.storage.npy import NpyTarget, header_bytes
 from tests.conftest import Run
 from tests.test_bad_input import snapshot
 from tests.test_npy import defined
@@ -476,6 +476,26 @@ def test_a_disk_too_small_is_refused_with_both_numbers(small_disk: Path, leakycl
     assert os.listdir(small_disk) == []
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux is asked to set room aside")
+def test_room_for_a_large_result_is_set_aside_at_once(small_disk: Path) -> None:
+    path, info = str(small_disk / "out.npy"), ArrayInfo("", (3 << 20,), np.dtype("float32"))
+    NpyTarget(path).created(info).close()
+    assert 512 * os.stat(path).st_blocks >= os.stat(path).st_size == len(header_bytes(info)) + info.nbytes
+
+
+def test_room_that_an_ended_run_holds_is_not_asked_for_again(large: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """20 of 24 MB are held by what the run left: another 12 MB, which are to be written yet, would not fit."""
+    monkeypatch.setattr(journal, "EVERY", 0)
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        apply("large.npy", "disk/out.npy", Options(workers=1), AtFirstRegion(stop))
+    assert apply("large.npy", "disk/out.npy", Options(workers=1, resume=True)).resumed
+    assert np.array_equal(np.load(small_disk / "out.npy"), leaky_relu(np.load("large.npy")))
+
+
 def test_room_that_is_gone_when_it_is_set_aside_is_an_error_at_once(small_disk: Path) -> None:
     path = str(small_disk / "out.npy")
     with pytest.raises(StorageError, match=r"cannot write .*disk/out\.npy: " + os.strerror(errno.ENOSPC)):
@@ -488,6 +508,8 @@ def test_a_disk_that_fills_up_during_the_run_is_an_error_that_leaves_nothing(
 ) -> None:
     # Nothing that could be gone on from: a slow machine's run would have a line in its journal, and is kept. See small_disk.py.
     monkeypatch.setattr(journal, "EVERY", math.inf)
+    # As on a file system that does not set room aside.
+    monkeypatch.setattr(machine, "_RESERVED", math.inf)
     if overwrite:
         (small_disk / "out.npy").write_bytes(b"old")
     before = snapshot(small_disk)

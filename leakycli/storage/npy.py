@@ -435,7 +435,8 @@ class NpyTarget:
             with open(self._path, "r+b" if there else "xb") as file:
                 file.write(header)
                 file.truncate(len(header) + info.nbytes)
-                machine.reserve(file.fileno(), len(header) + info.nbytes)
+                if not begun:
+                    machine.reserve(file.fileno(), len(header) + info.nbytes)
         except OSError as error:
             raise storage_error(error, self._path, "cannot write") from None
         return NpyWriter(self._path, info, len(header))
