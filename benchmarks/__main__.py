@@ -67,12 +67,12 @@ def main() -> int:
 
 
 def joined(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those of the same versions on the same machine as one; of what grows, a later one's takes the place of an earlier one's."""
+    """Those of the same versions on the same machine as one; a later one's rows take the place of an earlier one's."""
     found: dict[str, dict[str, Any]] = {}
     for result in results:
         first = found.setdefault(repr((result["versions"], result["machine"])), result)
         if first is not result:
-            first["rows"] += result["rows"]
+            first["rows"] = list({(row["name"], row["peer"]): row for row in first["rows"] + result["rows"]}.values())
             first["singles"] += result["singles"]
             first["command"] += f"`, `{result['command']}"
             grown = {(row["what"], row["amount"]): row for row in first["growth"] + result["growth"]}
