@@ -51,8 +51,8 @@ def scratch_bytes(rule: Rule, size: int) -> int:
     histograms += min(PIECE, max(size, 1)) * rule.dtype.itemsize
     if by_table(rule, size):
         patterns = 1 << 8 * rule.source.itemsize
-        # Index and native copy of a piece; the table with its flags; small counts; large ones, twice; and those handed over: packed, on their
-        # way, unpacked, and waiting for their turn, two regions of each worker.
+        # Index and native copy of a piece; the table with its flags; small counts; large ones, twice; and those handed over: packed, on
+        # their way, unpacked, and waiting for their turn, two regions of each worker.
         return histograms + TABLE_PIECE * 16 + patterns * (14 + 4 + 8 * 12)
     # Kernel: x, y, mask; an integer output compares and clips. Summaries: mask, float64, a copy of the finite elements.
     piece = min(PIECE, max(size, 1))
