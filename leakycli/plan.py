@@ -25,7 +25,7 @@ from leakycli.regions import Box, Grid, Index, Presence, Span, spans
 UNIT_BYTES = 1 << 21
 
 #: Units in a region of a flat array, at least and at most: enough to make the cost of a task small, few enough to stop quickly. Between
-#: the two, such that there are some `_REGIONS`: the last ones are not all done at the same moment.
+#: the two there are some `_REGIONS` of them: the workers do not end at the same moment, and large ones make that worse.
 REGION_UNITS = 4
 _MOST_UNITS = 16
 _REGIONS = 64

@@ -222,7 +222,7 @@ class PlainPair:
     def __init__(self, dtype: np.dtype[Any], factor: float, size: int) -> None:
         """factor: not negative, what elements that are not positive are multiplied by. size: elements of the largest piece."""
         self._factor = dtype.type(factor)
-        # Results of what is not beyond these are finite.
+        # Results of what is not beyond these are finite, or so near to it that their squares are not: those are not plain.
         self._most = float(np.finfo(dtype).max)
         self._least = -self._most / max(factor, 1.0)
         self._mask = np.empty(size, np.bool_)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from leakycli.errors import CorruptError, SourceChangedError, UsageError
 from leakycli.job import Job
 from leakycli.regions import Box
 from leakycli.storage import open_source
+from leakycli.storage.zarr.place import FolderPlace
 from leakycli.storage.zarr.source import PlainReader
 from tests.conftest import Run
 from tests.test_faults import At
@@ -238,6 +240,22 @@ def test_what_an_earlier_run_left_of_a_chunk_is_replaced(small_regions: Path, op
         (source / key).write_bytes(held)
     assert leakycli.apply("in.zarr", "out.zarr", Options(resume=True, verify=True, **options)).resumed
     assert np.asarray(zarr.open_array("out.zarr", mode="r")[...]).tobytes() == leaky_relu(x).tobytes()
+
+
+def test_a_folder_that_is_cleared_is_still_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "out.zarr"
+    place = FolderPlace(str(path), begun=False)
+    place.put("c/0/0", b"1")
+    place.put("zarr.json", b"{}")
+    # Held open, so that no new folder gets its inode.
+    held = os.open(path, os.O_RDONLY)
+    try:
+        place.clear("")
+        place.clear("a/b")
+        place.ensure()
+    finally:
+        os.close(held)
+    assert [str(found.relative_to(path)) for found in sorted(path.rglob("*"))] == ["a", "a/b"]
 
 
 def test_a_run_of_many_chunks_keeps_to_its_units(tmp_path: Path) -> None:

@@ -88,9 +88,14 @@ class FolderPlace(FolderTree):
 
     def clear(self, key: str) -> None:
         folder = os.path.join(self.path, key)
-        if os.path.lexists(folder):
-            shutil.rmtree(folder)
-        os.makedirs(folder)
+        os.makedirs(folder, exist_ok=True)
+        # Not the folder itself: that of the root is known by its inode.
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path)
+                else:
+                    os.unlink(entry.path)
 
     def wrote(self, keys: Iterable[str]) -> None:
         if self._written is not None:
