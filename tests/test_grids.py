@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from leakycli.plan import UNIT_BYTES, Codecs, FlatPlan, GridPlan
 from leakycli.regions import Box, Grid, Presence, Span, cuts
+from leakycli.route import array_plan
 from leakycli.storage import ArrayInfo
+from leakycli.storage.base import Chunking
 from leakycli.storage.flat import runs
 
 LENGTHS = st.integers(0, 13)
@@ -133,3 +135,11 @@ def test_parts_of_a_flat_array_cover_it_once_and_end_its_units_where_they_always
     assert edges[-1] == size
     ends = [part.stop for part in parts for _, at, ends in plan.units(part) if ends and at == part.start]
     assert ends == [*range(start + plan.unit, size, plan.unit), *([size] if size > start else [])]
+
+
+def test_plain_chunks_go_one_by_one_between_folders_and_many_at_once_behind_a_url() -> None:
+    info = ArrayInfo("", (64, 64), np.dtype("f4"), False, Chunking((8, 8), None, "none", plain=True))
+    for by_requests in (False, True):
+        plan = array_plan("", (info, info), (False, False), 0, by_requests=by_requests).fitted(2, 1 << 30)
+        assert isinstance(plan, GridPlan)
+        assert [len(list(plan.parts(region))) for region in plan.regions()] == ([1] if by_requests else [64])

@@ -56,13 +56,13 @@ class Decoding:
         pass
 
 
-def ran(reader: Decoding, path: Path, dtype: str = "f4") -> ArrayResult:
+def ran(reader: Decoding, path: Path, dtype: str = "f4", workers: int = 2) -> ArrayResult:
     rule = Options(dtype=np.dtype(dtype).name).rule(reader.info, "x")
     info = ArrayInfo("", reader.info.shape, rule.dtype)
     plan = FlatPlan.of("", info.size, (reader.info.dtype.itemsize, rule.dtype.itemsize), ordered=(True, False))
     writer = NpyTarget(str(path)).writer(info, *NOWHERE)
-    with local_executor(2, plan.count) as executor:
-        return run(plan, rule, (reader, writer), executor, 2, lambda region, result: None)
+    with local_executor(workers, plan.count) as executor:
+        return run(plan, rule, (reader, writer), executor, workers, lambda region, result: None)
 
 
 def test_what_is_committed_does_not_wait_for_what_is_fetched(tmp_path: Path) -> None:
@@ -76,6 +76,18 @@ def test_what_is_committed_does_not_wait_for_what_is_fetched(tmp_path: Path) -> 
     ran(reader, tmp_path / "out.npy")
     assert [region.start for region in reader.fetched] == list(range(0, 6 * UNIT + 5, UNIT))
     assert np.load(tmp_path / "out.npy").tobytes() == leakycli.leaky_relu(reader.x).tobytes()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_one_worker_is_one_thread(tmp_path: Path, workers: int) -> None:
+    class Noting(Decoding):
+        def fetch(self, region: Span, buffer: Array) -> None:
+            super().fetch(region, buffer)
+            threads.add(threading.current_thread())
+
+    threads: set[threading.Thread] = set()
+    ran(Noting(np.ones(4 * UNIT, "f4")), tmp_path / "out.npy", workers=workers)
+    assert (threads == {threading.current_thread()}) == (workers == 1)
 
 
 def test_the_first_error_in_plan_order_is_raised_and_nothing_is_fetched_after_one(tmp_path: Path) -> None:
