@@ -13,8 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numcodecs
 import numpy as np
 import pytest
+import zarr
 
 import leakycli
 from leakycli import Options
@@ -75,6 +77,18 @@ def test_threads_are_used_where_memory_has_no_room_for_processes(tmp_path: Path)
     cost = told(tmp_path / "out.npy")["cost"]
     assert (cost["engine"], cost["workers"]) == ("threads", 2)
     assert cost["memory_measured"] <= 90_000_000
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("layout", [{"order": "F", "filters": [numcodecs.Shuffle(4)]}, {"order": "C"}])
+def test_codecs_that_grow_and_copy_stay_within_what_was_projected(tmp_path: Path, layout: dict[str, Any], workers: str) -> None:
+    x = np.random.default_rng(5).standard_normal((4096, 4096), "f4")
+    options = {"chunks": (2048, 1024), "compressors": numcodecs.GZip(1), "zarr_format": 2, **layout}
+    zarr.create_array(str(tmp_path / "in.zarr"), shape=x.shape, dtype="f4", **options)[:] = x
+    command = [*LEAKYCLI, "apply", "in.zarr", "out.zarr", "--workers", workers, "--quiet"]
+    subprocess.run(command, cwd=tmp_path, check=True, timeout=120)
+    cost = told(tmp_path / "out.zarr")["cost"]
+    assert cost["memory_measured"] <= cost["memory_projected"] <= cost["memory_bound"]
 
 
 def test_a_process_that_is_killed_is_an_error_that_a_rerun_can_mend() -> None:
