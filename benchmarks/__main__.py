@@ -22,7 +22,6 @@ import subprocess
 import sys
 import tempfile
 from datetime import date
-from math import exp, log
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +71,12 @@ def joined(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for result in results:
         first = found.setdefault(repr((result["versions"], result["machine"])), result)
         if first is not result:
-            first["rows"] = list({(row["name"], row["peer"]): row for row in first["rows"] + result["rows"]}.values())
-            first["singles"] += result["singles"]
+            rows: dict[tuple[str, str], dict[str, Any]] = {}
+            for row in first["rows"] + result["rows"]:
+                key = row["name"], row["peer"]
+                rows[key] = {**row, "differs": row["differs"] or (key in rows and rows[key]["differs"])}
+            first["rows"] = list(rows.values())
+            first["singles"] = list({line.partition(":")[0]: line for line in first["singles"] + result["singles"]}.values())
             first["command"] += f"`, `{result['command']}"
             grown = {(row["what"], row["amount"]): row for row in first["growth"] + result["growth"]}
             first["growth"] = sorted(grown.values(), key=lambda row: (row["what"], row["amount"]))
@@ -102,18 +105,12 @@ def measured(folder: Path, given: argparse.Namespace) -> dict[str, Any]:
             rows.append(compared(case, peer, case.runs or given.runs))
             say(rows[-1])
         remove(case.source)
-    ratios = [row["ratio"] for row in rows if row["peer"] == "TensorStore"]
-    if ratios:
-        mean = exp(statistics.mean(map(log, ratios)))
-        singles.append(
-            f"Geometric mean of {len(ratios)} ratios to TensorStore: {mean:.2f} (accepted: below 1): {page.verdict(mean, 1.0, None)}"
-        )
     if wanted("sparse grid"):
         found = growth.sparse_grid(folder, given.runs)
         what = f"sparse grid, 10^6 chunks of which 10 are stored: {found['seconds']:.2f} s (accepted 5, goal 2)"
         name = f"{what}; the result stores {found['stored']}"
         singles.append(f"{name}: {page.verdict(found['seconds'], 5, 2)}")
-    for line in singles:
+    for line in (*singles, *page.mean(rows)):
         print(line)
     grown = []
     for name, series in (

@@ -40,8 +40,7 @@ def _section(result: dict[str, Any]) -> str:
             f"{verdict(row['ratio'], row['accepted'], row['goal'])} | {memory} | {fits(row['memory'], row['projected'], row['bound'])} |"
         )
     lines.append("")
-    for single in result["singles"]:
-        lines.append(f"- {single}")
+    lines += [f"- {line}" for line in (*result["singles"], *mean(result["rows"]))]
     if slower := [
         f"{row['name']} ({row['ratio']:.2f} x the time of {row['peer']})" for row in result["rows"] if row["ratio"] > 1 and not row["floor"]
     ]:
@@ -60,6 +59,15 @@ def _section(result: dict[str, Any]) -> str:
             lines.append(f"| {row['what']} | {row['amount']:,} | {row['seconds']:.2f} | {each:,.0f} | {_mib(row['memory'])} |")
         lines += ["", f"![seconds by amount](performance-{result['versions']['Python']}.svg)"]
     return "\n".join([*lines, ""])
+
+
+def mean(rows: list[dict[str, Any]]) -> list[str]:
+    """A line on the geometric mean of the ratios to TensorStore, where there are some."""
+    logs = [math.log(row["ratio"]) for row in rows if row["peer"] == "TensorStore"]
+    if not logs:
+        return []
+    found = math.exp(sum(logs) / len(logs))
+    return [f"Geometric mean of {len(logs)} ratios to TensorStore: {found:.2f} (accepted: below 1): {verdict(found, 1.0, None)}"]
 
 
 def verdict(ratio: float, accepted: float | None, goal: float | None) -> str:

@@ -69,6 +69,14 @@ class BatchError(LeakyError):
     exit_code = 6
 
 
+def let_go(error: BaseException) -> None:
+    """Free what the calls hold that ended by `error`, and by those that it came of: frames and errors refer to each other, so that buffers
+    would stay until garbage is looked for."""
+    seen: BaseException | None = error
+    while seen is not None:
+        seen.__traceback__, seen = None, seen.__cause__ or seen.__context__
+
+
 #: Characters of a name that are shown.
 _LONGEST_SHOWN = 500
 

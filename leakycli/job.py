@@ -32,7 +32,7 @@ from leakycli.onepass import sample_stride, scratch_bytes
 from leakycli.options import Options, place
 from leakycli.pipeline import ArrayResult, run
 from leakycli.plan import ArrayPlan, GridPlan, Plan
-from leakycli.publish import FilePublication, Publication, UnnamedPublication, check_distinct, no_space, remove, resolve
+from leakycli.publish import FilePublication, Publication, UnnamedPublication, check_distinct, remove, resolve
 from leakycli.regions import Box, Presence, Span
 from leakycli.report.model import ArrayReport, Cost, Distribution, Endpoint, Report, Statistics, plain
 from leakycli.route import OF_REGION_AT_ONCE, array_plan, copy_array, fitting_reader, fitting_writer, result_info
@@ -199,7 +199,10 @@ class Job:
                     self._remote,
                 )
             )
-        return self._plan_with_processes(tuple(arrays)) or self._options.plan(tuple(arrays), remote=self._remote)
+        try:
+            return self._plan_with_processes(tuple(arrays)) or self._options.plan(tuple(arrays), remote=self._remote)
+        except UsageError as error:
+            raise UsageError(f"{shown(self._source_path)}: {error}") from None
 
     def _plan_with_processes(self, arrays: tuple[ArrayPlan[Any], ...]) -> Plan | None:
         """A plan whose workers are processes; None where those are no gain, or do not fit into memory.
@@ -260,7 +263,7 @@ class Job:
             text = text.replace(str(self._publication.partial), shown(self._publication.dest))
         if self._publication is not None and error.errno in (errno.ENOSPC, errno.EDQUOT):
             left = 1 - self._worked_bytes / self.plan.bytes_in if self.plan.bytes_in else 1
-            text += f"; {no_space(self._publication.dest, int(sum(self._space(everything=True)) * left))}"
+            text += self._publication.no_space(*self._space(everything=True), left, self._format == "npy")
         if self._publication is not None and self._publication.kept:
             text += f"; {self._publication.kept_text}"
         return type(error)(text)
@@ -278,7 +281,7 @@ class Job:
                 if (report := self._finished_before(past)) is not None:
                     observe(events.Finished(self._source_path))
                     return report
-                self._publication.check_space(*self._space(), 1 - (past.share if past else 0))
+                self._publication.check_space(*self._space(), 1 - (past.share if past else 0), self._format == "npy")
             if past is not None and past.published is not None and self._publication is not None and self._publication.published(past):
                 results, written = self._kept_results(past), past.published["bytes"]
                 self._target_warnings = tuple(past.published["warnings"])

@@ -71,6 +71,8 @@ class Publication(ABC):
         flush: to disk, before anything relies on it.
         """
         self.dest = dest
+        #: In the folder that must have room.
+        self._room = dest
         self.spool = f"{beside}.spool"
         self._journal = f"{beside}.journal"
         self._resume, self._flush = resume, flush
@@ -107,9 +109,20 @@ class Publication(ABC):
         """Where the result is, now that it is complete."""
 
     @abstractmethod
-    def check_space(self, result: int, spooled: int, left: float) -> None:
-        """Raise StorageError where there is no room for that many bytes of which the share `left` is to be written yet, as far as that can
-        be known."""
+    def missing(self, result: int, spooled: int, left: float, reserved: bool) -> int:
+        """Bytes that are to be found for so many of which the share `left` is to be written yet, as far as that can be known.
+
+        reserved: room for the result is set aside when it is made.
+        """
+
+    def check_space(self, result: int, spooled: int, left: float, reserved: bool) -> None:
+        """Raise StorageError where there is no room for what is `missing`."""
+        check_space(self._room, self.missing(result, spooled, left, reserved))
+
+    def no_space(self, result: int, spooled: int, left: float, reserved: bool) -> str:
+        """What to say when there was no room, but for what needs next to none."""
+        missing = self.missing(result, spooled, left, reserved)
+        return f"; {no_space(self._room, missing)}" if missing else ""
 
     @abstractmethod
     def temporary(self, report: str) -> str:
@@ -298,8 +311,9 @@ class FilePublication(Publication):
     def result(self) -> str:
         return self.dest if self.published(self.past) else self.partial
 
-    def check_space(self, result: int, spooled: int, left: float) -> None:
-        check_space(self.dest, missing_bytes(self.partial, result, left) + missing_bytes(self.spool, spooled, left))
+    def missing(self, result: int, spooled: int, left: float, reserved: bool) -> int:
+        found = missing_bytes(self.partial, result, left) if reserved else int(result * left)
+        return found + missing_bytes(self.spool, spooled, left)
 
     def temporary(self, report: str) -> str:
         return f"{report}.partial"

@@ -16,7 +16,7 @@ from typing import Any
 
 from leakycli.errors import UsageError, redacted, shown, storage_error
 from leakycli.journal import Past
-from leakycli.publish import Publication, check_space, missing_bytes, remove
+from leakycli.publish import Publication, missing_bytes, remove
 from leakycli.storage import DOCUMENTS, METADATA, is_url, name_in
 from leakycli.storage.remote import Remote
 
@@ -33,6 +33,7 @@ class UrlPublication(Publication):
         name = re.sub(r"[^A-Za-z0-9.-]", "_", name_in(url))[-80:]
         beside = os.path.join(state_folder(), f"{name}.{hashlib.blake2b(told, digest_size=8).hexdigest()}")
         super().__init__(redacted(url), beside, resume, flush)
+        self._room = self.spool
         self._ours = self._published = False
         if not resume:
             self._refuse_occupied(os.path.lexists(self._journal))
@@ -90,8 +91,8 @@ class UrlPublication(Publication):
     def result(self) -> Remote:
         return self.partial
 
-    def check_space(self, result: int, spooled: int, left: float) -> None:
-        check_space(self.spool, missing_bytes(self.spool, spooled, left))
+    def missing(self, result: int, spooled: int, left: float, reserved: bool) -> int:
+        return missing_bytes(self.spool, spooled, left)
 
     def temporary(self, report: str) -> str:
         return f"{self._journal}.report"

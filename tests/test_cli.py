@@ -708,6 +708,22 @@ def test_fail_fast_stops_at_the_first_source_that_fails(run: Command) -> None:
     assert "results of the others are complete" not in lines[-1]
 
 
+def test_sources_that_fail_leave_nothing_in_memory(leakycli: Run, tmp_path: Path) -> None:
+    """Some MiB of each would add up to far more than what is allowed for all of them."""
+    for i in range(40):
+        x = np.ones(1 << 19, "f4")
+        x[1000] = np.nan if 0 < i < 39 else 1
+        np.save(tmp_path / f"{i:02}.npy", x)
+    (tmp_path / "out").mkdir()
+    names = [f"{i:02}.npy" for i in range(40)]
+    done = leakycli("apply", *names, "out", "--dtype", "int32", "--workers", "2", "--quiet")
+    assert done.returncode == 6
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.npy")) == ["00.npy", "39.npy"]
+    first, last = (json.loads((tmp_path / "out" / f"{i}.npy.report.json").read_text())["cost"] for i in ("00", "39"))
+    assert last["memory_measured"] <= first["memory_measured"] + (12 << 20)
+    assert last["memory_measured"] <= last["memory_projected"] + (12 << 20)
+
+
 def test_a_batch_of_one_keeps_its_own_exit_code(run: Command) -> None:
     Path("bad.npy").write_bytes(b"nonsense")
     Path("out").mkdir()

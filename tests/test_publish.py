@@ -22,6 +22,7 @@ import pytest
 from leakycli import Options, apply, events, journal, leaky_relu, machine
 from leakycli.cli import _run
 from leakycli.errors import DifferenceError, LeakyError, SourceChangedError, StorageError, UsageError
+from leakycli.publish import FilePublication
 from leakycli.storage.base import ArrayInfo
 from leakycli.storage.npy import NpyTarget, header_bytes
 from tests.conftest import Run
@@ -494,6 +495,26 @@ def test_room_that_an_ended_run_holds_is_not_asked_for_again(large: Path, small_
         apply("large.npy", "disk/out.npy", Options(workers=1), AtFirstRegion(stop))
     assert apply("large.npy", "disk/out.npy", Options(workers=1, resume=True)).resumed
     assert np.array_equal(np.load(small_disk / "out.npy"), leaky_relu(np.load("large.npy")))
+
+
+def test_a_full_disk_that_is_not_the_results_is_told_by_its_file_alone(large: Path, small_disk: Path) -> None:
+    with open(small_disk / "filler", "wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(1 << 12))
+    with pytest.raises(StorageError, match=r"^cannot write disk/r\.json: No space left on device[^0-9]*$"):
+        apply("large.npy", "out.npy", Options(reports=("disk/r.json",)))
+
+
+def test_no_room_is_asked_for_that_is_set_aside_already(large: Path, small_disk: Path) -> None:
+    path, size = str(small_disk / "out.npy"), 10 << 20
+    with open(path, "wb") as file:
+        machine.reserve(file.fileno(), size)
+    publication = FilePublication(str(small_disk / "x.npy"))
+    publication.partial = path
+    assert publication.missing(size, 0, 0.5, reserved=True) == 0
+    assert publication.missing(2 * size, 0, 0.75, reserved=True) == size
+    # What else the file holds is no room for this.
+    assert publication.missing(size, 0, 0.5, reserved=False) == size // 2
 
 
 def test_room_that_is_gone_when_it_is_set_aside_is_an_error_at_once(small_disk: Path) -> None:

@@ -258,6 +258,16 @@ def test_a_folder_that_is_cleared_is_still_the_same(tmp_path: Path) -> None:
     assert [str(found.relative_to(path)) for found in sorted(path.rglob("*"))] == ["a", "a/b"]
 
 
+def test_what_a_link_leads_to_is_not_cleared(tmp_path: Path) -> None:
+    place = FolderPlace(str(tmp_path / "out.zarr"), begun=False)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "kept").write_bytes(b"1")
+    (tmp_path / "out.zarr" / "a").symlink_to(tmp_path / "other")
+    place.clear("a")
+    assert (tmp_path / "other" / "kept").read_bytes() == b"1"
+    assert not (tmp_path / "out.zarr" / "a").is_symlink()
+
+
 def test_a_run_of_many_chunks_keeps_to_its_units(tmp_path: Path) -> None:
     """Memory is that of a chunk and its result for each worker, however many are joined to a region."""
     memory = machine.resident() + (1 << 30)

@@ -16,7 +16,7 @@ import click
 
 from leakycli import stopping
 from leakycli.cli import options as o
-from leakycli.errors import BatchError, LeakyError, StorageError, UsageError, redacted, shown, visible
+from leakycli.errors import BatchError, LeakyError, StorageError, UsageError, let_go, redacted, shown, visible
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -167,6 +167,7 @@ def _outcomes(jobs: list[Job], options: Options, shape: tuple[bool, bool]) -> li
             report = apply(job.source, job.dest, options, brief=True)
             outcomes.append(Outcome(_said(report, *shape), report.cost.bytes_read, report.cost.bytes_written))
         except LeakyError as error:
+            let_go(error)
             outcomes.append(error)
     return outcomes
 
@@ -257,6 +258,7 @@ def _each(jobs: list[Job], given: dict[str, Any], work: Any) -> int:
         except LeakyError as error:
             if len(jobs) == 1:
                 raise
+            let_go(error)
             failed += 1
             click.echo(f"leakycli: {visible(str(error))}", err=True)
             if given["json"]:

@@ -88,6 +88,8 @@ class FolderPlace(FolderTree):
 
     def clear(self, key: str) -> None:
         folder = os.path.join(self.path, key)
+        if key and os.path.islink(folder):
+            os.unlink(folder)
         os.makedirs(folder, exist_ok=True)
         # Not the folder itself: that of the root is known by its inode.
         with os.scandir(folder) as entries:
