@@ -78,6 +78,8 @@ def joined(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
             first["rows"] = list(rows.values())
             first["singles"] = list({line.partition(":")[0]: line for line in first["singles"] + result["singles"]}.values())
             first["command"] += f"`, `{result['command']}"
+            if result["date"] not in first["date"]:
+                first["date"] += f" and {result['date']}"
             grown = {(row["what"], row["amount"]): row for row in first["growth"] + result["growth"]}
             first["growth"] = sorted(grown.values(), key=lambda row: (row["what"], row["amount"]))
     return list(found.values())
