@@ -20,12 +20,14 @@ from leakycli.rule import Rule
 from leakycli.storage import ArrayInfo, Layout, Member, Reader, Source, Writer
 from leakycli.storage.flat import BoxReader, BoxWriter, SpoolingWriter, spooled
 
-#: Copies that codecs hold, encoded and decoded: of the chunk or shard that they are at (shards are put together from chunks), more where
+#: Copies that codecs hold, encoded and decoded: of the chunk that they are at, or the shard (which is put together from chunks), more where
 #: what is not in C order is turned and where output is copied as it grows; and of a region, of which pipelines that work on all its chunks
 #: at once hold more. Measured on 3.11 and 3.13.
-_OF_UNIT = 1.75
-_TURNED = 1.25
+_OF_CHUNK = 2.75
+_OF_SHARD = 1.75
+_TURNED = 0.25
 _GROWN = 1.25
+_OF_REGION_GROWN = 0.5
 _OF_REGION = 0.25
 OF_REGION_AT_ONCE = 1.6
 
@@ -88,7 +90,9 @@ def _codecs(ends: tuple[ArrayInfo, ArrayInfo], beside: float, apart: bool) -> Co
     for end, chunking in chunked:
         # At an edge of the array, too: chunks are stored whole.
         grows = chunking.shards is None and any(name in chunking.codecs for name in _GROWING)
-        fixed += prod(chunking.unit) * end.dtype.itemsize * (_OF_UNIT + _TURNED * chunking.turned + _GROWN * grows)
+        copies = (_OF_CHUNK if chunking.shards is None else _OF_SHARD) + _TURNED * chunking.turned + _GROWN * grows
+        fixed += prod(chunking.unit) * end.dtype.itemsize * copies
+        beside += _OF_REGION_GROWN * grows / len(chunked)
     share = (OF_REGION_AT_ONCE if at_once else _OF_REGION) + beside
     return Codecs(share, int(fixed), tuple(_within(chunking.chunks, end) for end, chunking in chunked))
 
