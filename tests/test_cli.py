@@ -721,7 +721,6 @@ def test_sources_that_fail_leave_nothing_in_memory(leakycli: Run, tmp_path: Path
     assert sorted(path.name for path in (tmp_path / "out").glob("*.npy")) == ["00.npy", "39.npy"]
     first, last = (json.loads((tmp_path / "out" / f"{i}.npy.report.json").read_text())["cost"] for i in ("00", "39"))
     assert last["memory_measured"] <= first["memory_measured"] + (12 << 20)
-    assert last["memory_measured"] <= last["memory_projected"] + (12 << 20)
 
 
 def test_a_batch_of_one_keeps_its_own_exit_code(run: Command) -> None:

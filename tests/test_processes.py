@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import platform
 import signal
 import subprocess
 import sys
@@ -77,6 +78,34 @@ def test_threads_are_used_where_memory_has_no_room_for_processes(tmp_path: Path)
     cost = told(tmp_path / "out.npy")["cost"]
     assert (cost["engine"], cost["workers"]) == ("threads", 2)
     assert cost["memory_measured"] <= 90_000_000
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep what is freed")
+def test_what_one_thread_frees_another_uses_again() -> None:
+    """8 threads that live on, of which each has 16 MiB for a moment, one after the other."""
+    code = """
+import threading
+import numpy as np
+from leakycli import machine
+
+machine.keep_freed_memory()
+before, go_on = machine.resident(), threading.Event()
+
+def work(done):
+    x = np.ones(16 << 20, np.uint8)
+    del x
+    done.set()
+    go_on.wait()
+
+for _ in range(8):
+    done = threading.Event()
+    threading.Thread(target=work, args=(done,)).start()
+    done.wait()
+print(machine.resident() - before)
+go_on.set()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=60)
+    assert (8 << 20) < int(done.stdout) < (32 << 20)
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

@@ -505,7 +505,7 @@ def test_a_full_disk_that_is_not_the_results_is_told_by_its_file_alone(large: Pa
         apply("large.npy", "out.npy", Options(reports=("disk/r.json",)))
 
 
-def test_no_room_is_asked_for_that_is_set_aside_already(large: Path, small_disk: Path) -> None:
+def test_no_room_is_asked_for_that_is_set_aside_already(small_disk: Path) -> None:
     path, size = str(small_disk / "out.npy"), 10 << 20
     with open(path, "wb") as file:
         machine.reserve(file.fileno(), size)
