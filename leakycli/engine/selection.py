@@ -122,7 +122,7 @@ def _arrays(members: Sequence[Member]) -> list[Member]:
 
 def _skippable(members: Sequence[Member]) -> list[Member]:
     """What a pattern of `skip` may mean: arrays, and what holds no arrays; to skip a group would leave those in it transformed."""
-    around = {member.name[:at] for member in _arrays(members) for at, c in enumerate(member.name) if c == "/"}
+    around = {""} | {member.name[:at] for member in _arrays(members) for at, c in enumerate(member.name) if c == "/"}
     return [member for member in members if member.array is not None or member.problem is not None or member.name.rstrip("/") not in around]
 
 
@@ -131,12 +131,12 @@ def _unmet(option: str, pattern: str, names: list[str]) -> str:
     text = f"no array is named {shown(pattern)} (--{option})"
     if not any(names):
         return f"{text}; there is one array, which has no name: leave out --{option}"
-    if like := get_close_matches(pattern, names[:_COMPARED], 1):
-        text += f"; did you mean {shown(like[0])}?"
-    elif any(name.startswith(f"{pattern}/") for name in names):
+    if any(name.startswith(f"{pattern}/") for name in names):
         text += f"; it is a group: give its arrays, as in {shown(shlex.quote(f'{pattern}/*'))}"
     elif "[" in pattern and not set("*?").isdisjoint(pattern):
         text += "; in a pattern brackets hold a set of characters, and [[] is a bracket itself"
+    elif like := get_close_matches(pattern, names[:_COMPARED], 1):
+        text += f"; did you mean {shown(like[0])}?"
     return f"{text}; there are: {listed(names)}"
 
 
