@@ -362,8 +362,7 @@ class Job:
         """Do it all. Raises an error of `leakycli.errors`; nothing is published then."""
         try:
             try:
-                with formats.unchanged(self._source, self._source_path):
-                    return self._worked(observe)
+                return self._worked(observe)
             except OSError as error:
                 if isinstance(error, (LeakyError, BrokenPipeError)):
                     raise
@@ -411,12 +410,13 @@ class Job:
                 results, written = self._kept_results(past), past.published["bytes"]
                 self._target_warnings = tuple(past.published["warnings"])
             else:
-                results, written = self._written(past, stack, observe)
-                if self._source.identity() != identity:
-                    raise formats.changed(self._source_path)
-                self._check_losses(results)
-                if self._options.verify and self._publication is not None:
-                    self._verify(self._publication.partial)
+                with formats.unchanged(self._source, self._source_path):
+                    results, written = self._written(past, stack, observe)
+                    if not formats.is_unchanged(self._source):
+                        raise formats.changed(self._source_path)
+                    self._check_losses(results)
+                    if self._options.verify and self._publication is not None:
+                        self._verify(self._publication.partial)
             report = self._report(results, identity, written, (started, time.perf_counter() - clock), past is not None)
             self._publish(report, stack)
         observe(events.Finished(self._source_path))

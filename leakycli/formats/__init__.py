@@ -25,6 +25,7 @@ from leakycli.formats.base import (
     Usage,
     Writer,
     changed,
+    is_unchanged,
     unchanged,
 )
 from leakycli.formats.npy import AGAIN, MAGIC, NpySource, NpyStreamSource, NpyStreamTarget, NpyTarget, behind_text
@@ -283,6 +284,7 @@ __all__ = [
     "fingerprint",
     "is_regular",
     "is_stream",
+    "is_unchanged",
     "is_url",
     "is_zarr",
     "located",

@@ -268,17 +268,23 @@ def changed(path: str) -> SourceChangedError:
     return SourceChangedError(f"{shown(path)}: changed while it was read; run again when it is left alone")
 
 
+def is_unchanged(source: Source) -> bool:
+    """Whether `source` still is what was opened. Raises StorageError where that cannot be told."""
+    try:
+        return source.identity() == source.opened
+    except StorageError as error:
+        if error.errno == errno.ENOENT:
+            return False
+        raise
+
+
 @contextlib.contextmanager
 def unchanged(source: Source, path: str) -> Iterator[None]:
     """What is found wrong with `source`, which is at `path`, within: SourceChangedError where it is no longer what was opened."""
     try:
         yield
-    except CorruptError:
-        try:
-            same = source.identity() == source.opened
-        except StorageError as error:
-            same = error.errno != errno.ENOENT
-        if same:
+    except (CorruptError, StorageError) as error:
+        if not (isinstance(error, CorruptError) or error.errno == errno.ENOENT) or is_unchanged(source):
             raise
         raise changed(path) from None
 

@@ -230,7 +230,8 @@ class NpyReader:
         try:
             while done < size:
                 if not (count := os.preadv(self._fd, [view[done:] if done else view], at + done)):
-                    raise SourceChangedError(f"{shown(self._path)}: ended at byte {at + done}: it became shorter while it was read")
+                    text = f"{shown(self._path)}: ended at byte {at + done}: it became shorter while it was read"
+                    raise SourceChangedError(f"{text}; run again when it is left alone")
                 done += count
         except OSError as error:
             if isinstance(error, LeakyError):

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import zarr
 
-from tests.cli.test_cli import Command, X, here, run, snapshot
+from tests.cli.test_cli import Command, X, here, run
+from tests.formats.test_bad_input import snapshot
 
 __all__ = ["here", "run"]
 

@@ -12,7 +12,8 @@ import pytest
 
 from leakycli.cli import where
 from leakycli.errors import UsageError
-from tests.cli.test_cli import Command, X, here, results, run, snapshot, tree
+from tests.cli.test_cli import Command, X, here, results, run, tree
+from tests.formats.test_bad_input import snapshot
 from tests.formats.test_npy import defined
 
 __all__ = ["here", "run"]

@@ -232,7 +232,7 @@ def test_messages_recommend_no_option_that_the_command_or_function_lacks(run: Co
     assert "--recursive" not in err
     for x, more in ((np.array(["a"]), {}), (np.array([None]), {}), (np.array([np.nan]), {"dtype": "int32"}), (X, {"alpha": 1e300})):
         with pytest.raises(LeakyError) as raised:
-            leaky_relu(x, **more)  # type: ignore[arg-type]
+            leaky_relu(x, **more)
         assert "--" not in str(raised.value)
         assert "nan=" not in str(raised.value)
         assert "pickle" not in str(raised.value)
