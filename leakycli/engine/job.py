@@ -312,7 +312,13 @@ class Job:
         return tuple(warnings)
 
     def check(self) -> None:
-        """What a run finds out when it begins to write, found out without writing: permission and space. Raises StorageError."""
+        """What a run finds out when it begins to write, found out without writing. Raises StorageError, UsageError."""
+        left = None if self._publication is None else self._publication.partial
+        if isinstance(left, str) and os.path.lexists(left) and not (self._options.resume or self._options.overwrite):
+            raise UsageError(
+                f"{shown(self._dest_path)}: an unfinished run left {shown(left)}; "
+                "go on from there with --resume, or begin anew with --overwrite"
+            )
         folders = [os.path.dirname(path) or "." for path in self._reports if not formats.is_url(path)]
         if self._publication is not None and not formats.is_url(self._dest_path):
             folders.append(os.path.dirname(resolve(self._dest_path)) or ".")

@@ -1,7 +1,7 @@
 """Leaky ReLU, exact to the bit: y = x where x > 0, alpha * x elsewhere.
 
-The elements outside `x > 0` (negatives, both zeros, NaN) go through the product, as IEEE 754 has it; but a signalling NaN may come out as it
-was, where the result is picked from x and the product. The result for each input and
+The elements outside `x > 0` (negatives, both zeros, NaN) go through the product, as IEEE 754 has it; but a signalling NaN may
+come out as it was, where the result is picked from x and the product. The result for each input and
 output type is fixed by `Rule`; every faster path below gives the bits of that definition, and the tests hold each to it.
 
 Types (compute is where the product is taken and alpha is rounded to, once):

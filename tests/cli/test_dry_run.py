@@ -119,6 +119,16 @@ def test_it_finds_a_disk_that_is_too_small(run: Command, monkeypatch: pytest.Mon
         assert f"{128 + X.nbytes}" in err or f"{X.nbytes}" in err
 
 
+def test_it_refuses_what_an_unfinished_run_left_as_the_run_does(run: Command) -> None:
+    Path("out.npy.partial").write_bytes(b"half")
+    for more in ([], ["--dry-run"]):
+        code, out, err = run("apply", "in.npy", "out.npy", *more)
+        assert (code, out) == (2, "")
+        assert "out.npy.partial" in err
+    assert run("apply", "in.npy", "out.npy", "--dry-run", "--overwrite", "-q") == (0, "", "")
+    assert Path("out.npy.partial").read_bytes() == b"half"
+
+
 def test_a_quiet_dry_run_says_nothing_but_errors(run: Command) -> None:
     assert run("apply", "in.npy", "out.npy", "--dry-run", "-q") == (0, "", "")
     assert run("apply", "missing.npy", "out.npy", "--dry-run", "-q")[0] == 1
