@@ -47,6 +47,8 @@ def resolve_jobs(
             "no sources were given: the list is empty" if into_folder else f"DEST is missing after {shown(dest)}: name a SOURCE and a DEST"
         )
         raise UsageError(text)
+    if recursive and len(sources) == 1 and not _is_there(sources[0]):
+        raise StorageError(f"cannot read {shown(sources[0])}: there is no such file or folder; look at its name")
     if dest == "-":
         if len(sources) > 1:
             raise UsageError("several sources cannot go to standard output; name a folder")
@@ -86,6 +88,10 @@ def resolve_jobs(
         note(f"did not follow {counted(len(links), 'link')} to folders: {listed(links)}; name a folder to take it, too")
     _refuse_collisions(jobs)
     return jobs
+
+
+def _is_there(source: str) -> bool:
+    return source == "-" or is_url(source) or os.path.lexists(source) or is_zarr(source)
 
 
 def _name(source: str) -> str:

@@ -68,7 +68,10 @@ class Selection:
         for member in chosen:
             if member.reserved is not None and member.name and member.key not in named:
                 raise member.reserved
-        _refuse_problems(chosen, arrays, copies)
+        _refuse_problems([member for member in chosen if member.key not in named], arrays, copies)
+        for member in chosen:
+            if member.problem is not None:
+                raise member.problem
         return chosen
 
 

@@ -264,6 +264,11 @@ def test_every_array_that_has_no_leaky_relu_is_named_at_once_with_the_way_past(r
     given = "--skip s --skip b --skip 'o o' --skip d"
     assert given in err
     assert run("apply", "in.npz", "out.npz", "-q", *itertools.chain(*(("--skip", name) for name in kinds)))[0] == 0
+    # To skip what was asked for by its name would be no way out.
+    code, _, err = run("apply", "in.npz", "out2.npz", "--only", "s")
+    assert code == 3
+    assert "--skip" not in err
+    assert "astype('float32')" in err
     with np.load("out.npz", allow_pickle=True) as found:
         assert list(found["s"]) == ["a"]
         assert found["o o"][1] is None

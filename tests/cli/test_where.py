@@ -137,6 +137,18 @@ def test_what_is_missing_from_the_line_is_named(run: Command, arguments: list[st
     assert words in err
 
 
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("source", ["nowhere", "nowhere/", "nowhere.npy"])
+@pytest.mark.parametrize("dest", ["out", "out/"])
+def test_a_tree_that_is_missing_is_named_and_not_its_destination(run: Command, source: str, dest: str, there: bool) -> None:
+    if there:
+        Path("out").mkdir()
+    code, out, err = run("apply", "-r", source, dest)
+    assert (code, out) == (1, "")
+    assert f"cannot read {source}: there is no such file or folder" in err
+    assert Path("out").exists() == there
+
+
 APPLE_DOUBLE = b"\0\5\26\7\0\2\0\0Mac OS X        " + bytes(96)
 
 
