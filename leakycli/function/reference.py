@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from leakycli.function.passes import NanAt, Pass, Side, Tally
+from leakycli.function.rule import Pass
+from leakycli.function.stats import PLACES, BlockStats, NanError, Summary
 
 Array = NDArray[Any]
 
@@ -31,9 +32,9 @@ LANES = 16
 _LEAST, _MOST = 2.0**-300, 2.0**300
 
 
-def run(work: Pass, x: Array, y: Array) -> Tally:
-    """Do the pass `work` from `x` to `y`; both 1-D and contiguous, in any byte order. Raises NanAt where a NaN has no integer."""
-    before, after, tally = Side(), Side(), Tally()
+def run(work: Pass, x: Array, y: Array, statistics: bool = True) -> BlockStats | None:
+    """Do `work` from `x` to `y`, both 1-D and contiguous, in any byte order; y may be x. Raises NanError where a NaN has no integer."""
+    before, after, clipped, replaced, masked = Summary(), Summary(), 0, 0, 0
     with np.errstate(all="ignore"):
         for at in range(0, x.size, BLOCK):
             block = slice(at, at + BLOCK)
@@ -41,32 +42,36 @@ def run(work: Pass, x: Array, y: Array) -> Tally:
             values = widened(native) if work.source == "bfloat16" else native
             missing = _missing(work, values)
             try:
-                results, clipped, replaced = _result(work, values)
-            except NanAt as error:
-                raise NanAt(at + error.position) from None
+                results, clips, nans = _results(work, values)
+            except NanError as error:
+                raise NanError(at + error.position) from None
             y[block] = narrowed(results) if work.dtype == "bfloat16" else results
-            valid = ~missing
-            tally.clipped += int(np.count_nonzero(clipped & valid))
-            tally.nan_replaced += int(np.count_nonzero(replaced & valid))
-            if work.fill is not None:
-                fill = results.dtype.type(work.fill)
-                tally.masked += int(np.count_nonzero(((results == fill) | ((fill != fill) & (results != results))) & valid))
-            if work.statistics:
-                _add(before, values, missing, shifted=native.itemsize > 2)
-                _add(after, results, missing, shifted=y.itemsize > 2)
-    if work.statistics:
-        tally.before, tally.after = before, after
-    return tally
+            if not statistics:
+                continue
+            clipped += int(np.count_nonzero(clips & ~missing))
+            replaced += int(np.count_nonzero(nans & ~missing))
+            masked += _masked(work, results, missing)
+            before += _summary(values, missing, shifted=x.itemsize > 2)
+            after += _summary(results, missing, shifted=y.itemsize > 2)
+    return BlockStats.of(work, before, after, clipped, replaced, masked) if statistics else None
 
 
 def _missing(work: Pass, x: Array) -> NDArray[np.bool_]:
     found = np.zeros(x.size, np.bool_)
     for value in work.missing:
-        found |= x == value
-    return found | (x != x) if work.nan_is_missing else found
+        found |= np.isnan(x) if math.isnan(value) else x == x.dtype.type(value)
+    return found
 
 
-def _result(work: Pass, x: Array) -> tuple[Array, Array | bool, Array | bool]:
+def _masked(work: Pass, y: Array, missing: NDArray[np.bool_]) -> int:
+    """How many results stand for no value, though their element is not missing."""
+    if work.fill is None:
+        return 0
+    same = np.isnan(y) if math.isnan(work.fill) else y == y.dtype.type(work.fill)
+    return int(np.count_nonzero(same & ~missing))
+
+
+def _results(work: Pass, x: Array) -> tuple[Array, Array | bool, Array | bool]:
     """(result, which saturated, which NaN were replaced). bfloat16 is float32 here, the result rounded to what bfloat16 has."""
     if work.dtype not in ("int32", "int64"):
         compute: type[Any] = np.float32 if work.computes_in_float32 else np.float64
@@ -79,7 +84,7 @@ def _result(work: Pass, x: Array) -> tuple[Array, Array | bool, Array | bool]:
         wide = np.where(wide <= 0, wide * work.factor, wide)
         nans = np.isnan(wide)
         if work.nan is None and nans.any():
-            raise NanAt(int(nans.argmax()))
+            raise NanError(int(nans.argmax()))
         wide[nans] = 0
         y, clipped = _saturated(wide, info)
         y[nans] = work.nan or 0
@@ -101,35 +106,28 @@ def _saturated(wide: Array, info: np.iinfo[Any]) -> tuple[Array, Array]:
     return y, over | under
 
 
-def _add(side: Side, x: Array, missing: NDArray[np.bool_], shifted: bool) -> None:
-    """Add a block to the statistics of one side."""
-    some = bool(missing.any())
-    valid = x[~missing] if some else x
-    side.missing += x.size - valid.size
-    side.zero += int(np.count_nonzero(valid == 0))
-    side.positive += int(np.count_nonzero(valid > 0))
-    numbers = valid
+def _summary(x: Array, missing: NDArray[np.bool_], shifted: bool) -> Summary:
+    """The summary of one block."""
+    valid = x[~missing] if missing.any() else x
+    numbers, neginf, posinf = valid, 0, 0
     if x.dtype.kind == "f":
         numbers = valid[~np.isnan(valid)]
-        side.nan += valid.size - numbers.size
-        side.neginf += int(np.count_nonzero(valid == -np.inf))
-        side.posinf += int(np.count_nonzero(valid == np.inf))
-    if not numbers.size:
-        return
-    side.extend(numbers.min().item() + 0, numbers.max().item() + 0)
+        neginf, posinf = int(np.count_nonzero(valid == -np.inf)), int(np.count_nonzero(valid == np.inf))
+    zero, positive = int(np.count_nonzero(valid == 0)), int(np.count_nonzero(valid > 0))
+    extremes = (numbers.min().item() + 0, numbers.max().item() + 0) if numbers.size else (None, None)
     usable = ~missing & np.isfinite(x)
-    if usable.any():
-        _add_sums(side, x, usable, shifted)
+    sums = _sums(x, usable, shifted) if usable.any() else (0, 0)
+    return Summary(x.size, x.size - valid.size, valid.size - numbers.size, neginf, posinf, zero, positive, *extremes, *sums)
 
 
-def _add_sums(side: Side, x: Array, usable: NDArray[np.bool_], shifted: bool) -> None:
-    first = int(usable.argmax())
-    shift = x[first].item() if shifted else 0
-    scale = 0
+def _sums(x: Array, usable: NDArray[np.bool_], shifted: bool) -> tuple[int, int]:
+    """The sums of a block's elements and of their squares, exact but for the rounding that `_kernel.c` defines."""
+    first = x[usable.argmax()]
+    shift, scale = first.item() if shifted else 0, 0
     if x.dtype.kind != "f" and x.dtype.itemsize == 8:
         # The difference as an integer of 65 bits, rounded once: modulo 2^64, with its sign apart.
-        above = x >= x[first]
-        bits, base = x.view(np.uint64), x[first].view(np.uint64)
+        above, bits = x >= first, x.view(np.uint64)
+        base = first.view(np.uint64)
         d = np.where(above, bits - base, base - bits).astype(np.float64)
         d = np.where(above, d, -d)
     else:
@@ -138,16 +136,24 @@ def _add_sums(side: Side, x: Array, usable: NDArray[np.bool_], shifted: bool) ->
             biggest = float(np.abs(wide[usable]).max())
             if biggest and not _LEAST <= biggest <= _MOST:
                 scale = math.frexp(biggest)[1]
-                # Two factors: one of them alone may be beyond float64.
-                half = scale >> 1
-                factors = 2.0**-half, 2.0 ** -(scale - half)
-                wide, shift = wide * factors[0] * factors[1], shift * factors[0] * factors[1]
+                # By two factors: one alone may be beyond float64.
+                for power in (scale >> 1, scale - (scale >> 1)):
+                    wide, shift = wide * 2.0**-power, shift * 2.0**-power
         d = wide - shift
-    d[~usable] = 0
     lanes = np.zeros(-(-x.size // LANES) * LANES)
-    lanes[: x.size] = d
-    total, squares = (_left_to_right(np.add.reduce(part.reshape(-1, LANES), axis=0)) for part in (lanes, lanes * lanes))
-    side.add_sums(int(np.count_nonzero(usable)), shift, total, squares, scale)
+    np.copyto(lanes[: x.size], d, where=usable)
+    s, q = (_left_to_right(np.add.reduce(part.reshape(-1, LANES), axis=0)) for part in (lanes, lanes * lanes))
+    n, c, t = int(np.count_nonzero(usable)), _whole(shift, scale), _whole(s, scale)
+    return n * c + t, n * c * c + 2 * c * t + _whole(q, 2 * scale, 2 * PLACES)
+
+
+def _whole(x: float, scale: int, places: int = PLACES) -> int:
+    """`x * 2**(scale + places)`, which is a whole number."""
+    if isinstance(x, int):
+        return x << scale + places
+    fraction, exponent = math.frexp(x)
+    mantissa, shift = int(math.ldexp(fraction, 53)), exponent - 53 + scale + places
+    return mantissa << shift if shift >= 0 else mantissa >> -shift
 
 
 def _left_to_right(lanes: Array) -> float:

@@ -119,6 +119,31 @@ class Rule:
         return abs(self.factor) > 1 or float(limits.max) > float(np.finfo(self.dtype).max)
 
 
+@dataclass(frozen=True)
+class Pass:
+    """A rule as the kernels take it; types by name, `bfloat16` (held as bit patterns, uint16) among them.
+
+    factor: alpha as rounded to the compute type. nan: what NaN becomes in an integer type, None to refuse it. missing: input values that
+    stand for no value (NaN may be one). fill: the result that stands for no value, if any.
+    """
+
+    source: str
+    dtype: str
+    factor: float
+    nan: int | None = None
+    missing: tuple[int | float, ...] = ()
+    fill: int | float | None = None
+
+    @classmethod
+    def of(cls, rule: Rule) -> Pass:
+        return cls(rule.source.name, rule.dtype.name, rule.factor, rule.nan)
+
+    @cached_property
+    def computes_in_float32(self) -> bool:
+        """Whether the product is taken in float32; else in float64."""
+        return self.source != "float64" and self.dtype in ("float16", "bfloat16", "float32")
+
+
 def refuse_unsupported(dtype: np.dtype[Any]) -> None:
     """Raise UnsupportedError, with the kind's name and a way out, unless `dtype` is a float or integer of at most 64 bits."""
     if dtype.kind in "iu" or (dtype.kind == "f" and dtype.itemsize <= 8):

@@ -10,6 +10,9 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any
 
+from leakycli.errors import LossError
+from leakycli.function.rule import Pass
+
 Number = int | float
 
 #: Binary places of the sum: each finite float64 is a whole number of them.
@@ -142,6 +145,14 @@ def _short(number: int) -> tuple[str, int]:
     return f"{number >> places:x}", places
 
 
+class NanError(LossError):
+    """A NaN met an integer output and nothing says what it becomes; `position` is its index in the elements given."""
+
+    def __init__(self, position: int) -> None:
+        super().__init__(f"NaN at flat index {position} has no integer; give nan=N to say what NaN becomes")
+        self.position = position
+
+
 @dataclass(frozen=True, slots=True)
 class BlockStats:
     """What one pass gave of the elements before and after, and what the cast lost."""
@@ -149,6 +160,18 @@ class BlockStats:
     before: Summary = Summary()
     after: Summary = Summary()
     losses: Losses = Losses()
+
+    @classmethod
+    def of(cls, work: Pass, before: Summary, after: Summary, clipped: int, nan_replaced: int, masked: int) -> BlockStats:
+        """With the losses that follow from the counts on both sides."""
+        overflowed = 0
+        if work.dtype not in ("int32", "int64"):
+            # Every +inf stays infinite, and -inf does too, unless alpha is 0. What there is more of came from finite numbers.
+            kept = before.posinf + (before.neginf if work.factor else 0)
+            overflowed = after.posinf + after.neginf - kept
+        # Every zero stays one.
+        underflowed = after.zero - before.zero - (nan_replaced if work.nan == 0 else 0)
+        return cls(before, after, Losses(overflowed, underflowed, clipped, nan_replaced, masked))
 
     def __add__(self, other: BlockStats) -> BlockStats:
         return BlockStats(self.before + other.before, self.after + other.after, self.losses + other.losses)
