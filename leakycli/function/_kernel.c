@@ -32,7 +32,7 @@
 
 #define BLOCK ((size_t)1 << 16) /* elements whose sums are taken together: part of the definition */
 #define LANES 16                /* part of the definition */
-#define SUB ((size_t)1024)      /* elements that go through all stages together: a multiple of LANES */
+#define SUB ((size_t)2048)      /* elements that go through all stages together: a multiple of LANES */
 #define MOST_MISSING 8          /* values that stand for "no value" */
 
 #define PRAGMA(x) _Pragma(#x)
@@ -315,10 +315,10 @@ static size_t has_nan(const double *y, size_t m) {
 
 #ifdef X86
 #ifdef __clang__
-#pragma clang attribute push(__attribute__((target("avx2,f16c"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,f16c,popcnt"))), apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx2,f16c")
+#pragma GCC target("avx2,f16c,popcnt")
 #endif
 #define ISA 1
 #define FN(name) name##_avx2
@@ -327,11 +327,11 @@ static size_t has_nan(const double *y, size_t m) {
 #undef FN
 #ifdef __clang__
 #pragma clang attribute pop
-#pragma clang attribute push(__attribute__((target("avx2,f16c,avx512f,avx512bw,avx512cd,avx512dq,avx512vl"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,f16c,popcnt,avx512f,avx512bw,avx512cd,avx512dq,avx512vl"))), apply_to = function)
 #else
 #pragma GCC pop_options
 #pragma GCC push_options
-#pragma GCC target("avx2,f16c,avx512f,avx512bw,avx512cd,avx512dq,avx512vl,prefer-vector-width=512")
+#pragma GCC target("avx2,f16c,popcnt,avx512f,avx512bw,avx512cd,avx512dq,avx512vl,prefer-vector-width=512")
 #endif
 #define ISA 2
 #define FN(name) name##_avx512

@@ -275,21 +275,21 @@ static int FN(fast_f)(const float *x, size_t m, int shifted, Side *s) {
     __m512d a0 = _mm512_loadu_pd(s->sum), a1 = _mm512_loadu_pd(s->sum + 8);
     __m512d b0 = _mm512_loadu_pd(s->squares), b1 = _mm512_loadu_pd(s->squares + 8), shift = _mm512_set1_pd(s->shift);
     __m512 low = _mm512_set1_ps(INFINITY), high = _mm512_set1_ps(-INFINITY), none = _mm512_setzero_ps();
-    __m512i positive = _mm512_setzero_si512(), zero = positive, one = _mm512_set1_epi32(1);
+    int positive = 0, zero = 0;
     for (size_t j = 0; j < m; j += 16) {
         __m512 v = _mm512_loadu_ps(x + j);
-        __m512d d0 = _mm512_cvtps_pd(_mm512_castps512_ps256(v)), d1 = _mm512_cvtps_pd(_mm512_extractf32x8_ps(v, 1));
+        __m512d d0 = _mm512_cvtps_pd(_mm256_loadu_ps(x + j)), d1 = _mm512_cvtps_pd(_mm256_loadu_ps(x + j + 8));
         if (shifted) d0 = _mm512_sub_pd(d0, shift), d1 = _mm512_sub_pd(d1, shift);
         a0 = _mm512_add_pd(a0, d0), a1 = _mm512_add_pd(a1, d1);
         b0 = _mm512_add_pd(b0, _mm512_mul_pd(d0, d0)), b1 = _mm512_add_pd(b1, _mm512_mul_pd(d1, d1));
-        positive = _mm512_mask_add_epi32(positive, _mm512_cmp_ps_mask(v, none, _CMP_GT_OQ), positive, one);
-        zero = _mm512_mask_add_epi32(zero, _mm512_cmp_ps_mask(v, none, _CMP_EQ_OQ), zero, one);
+        positive += __builtin_popcount(_mm512_cmp_ps_mask(v, none, _CMP_GT_OQ));
+        zero += __builtin_popcount(_mm512_cmp_ps_mask(v, none, _CMP_EQ_OQ));
         low = _mm512_min_ps(v, low), high = _mm512_max_ps(v, high);
     }
     if (_mm512_fpclass_pd_mask(_mm512_add_pd(a0, a1), 0x99)) return 0;
     _mm512_storeu_pd(s->sum, a0), _mm512_storeu_pd(s->sum + 8, a1);
     _mm512_storeu_pd(s->squares, b0), _mm512_storeu_pd(s->squares + 8, b1);
-    take_plain(s, m, _mm512_reduce_add_epi32(positive), _mm512_reduce_add_epi32(zero), _mm512_reduce_min_ps(low), _mm512_reduce_max_ps(high));
+    take_plain(s, m, positive, zero, _mm512_reduce_min_ps(low), _mm512_reduce_max_ps(high));
     return 1;
 }
 
@@ -297,23 +297,21 @@ static int FN(fast_d)(const double *x, size_t m, int shifted, Side *s) {
     __m512d a0 = _mm512_loadu_pd(s->sum), a1 = _mm512_loadu_pd(s->sum + 8);
     __m512d b0 = _mm512_loadu_pd(s->squares), b1 = _mm512_loadu_pd(s->squares + 8), shift = _mm512_set1_pd(s->shift);
     __m512d low = _mm512_set1_pd(INFINITY), high = _mm512_set1_pd(-INFINITY), none = _mm512_setzero_pd();
-    __m512i positive = _mm512_setzero_si512(), zero = positive, one = _mm512_set1_epi64(1);
+    int positive = 0, zero = 0;
     (void)shifted;
     for (size_t j = 0; j < m; j += 16) {
         __m512d v0 = _mm512_loadu_pd(x + j), v1 = _mm512_loadu_pd(x + j + 8);
         __m512d d0 = _mm512_sub_pd(v0, shift), d1 = _mm512_sub_pd(v1, shift);
         a0 = _mm512_add_pd(a0, d0), a1 = _mm512_add_pd(a1, d1);
         b0 = _mm512_add_pd(b0, _mm512_mul_pd(d0, d0)), b1 = _mm512_add_pd(b1, _mm512_mul_pd(d1, d1));
-        positive = _mm512_mask_add_epi64(positive, _mm512_cmp_pd_mask(v0, none, _CMP_GT_OQ), positive, one);
-        positive = _mm512_mask_add_epi64(positive, _mm512_cmp_pd_mask(v1, none, _CMP_GT_OQ), positive, one);
-        zero = _mm512_mask_add_epi64(zero, _mm512_cmp_pd_mask(v0, none, _CMP_EQ_OQ), zero, one);
-        zero = _mm512_mask_add_epi64(zero, _mm512_cmp_pd_mask(v1, none, _CMP_EQ_OQ), zero, one);
+        positive += __builtin_popcount(_mm512_cmp_pd_mask(v0, none, _CMP_GT_OQ) | _mm512_cmp_pd_mask(v1, none, _CMP_GT_OQ) << 8);
+        zero += __builtin_popcount(_mm512_cmp_pd_mask(v0, none, _CMP_EQ_OQ) | _mm512_cmp_pd_mask(v1, none, _CMP_EQ_OQ) << 8);
         low = _mm512_min_pd(v1, _mm512_min_pd(v0, low)), high = _mm512_max_pd(v1, _mm512_max_pd(v0, high));
     }
     if (_mm512_fpclass_pd_mask(_mm512_add_pd(a0, a1), 0x99)) return 0;
     _mm512_storeu_pd(s->sum, a0), _mm512_storeu_pd(s->sum + 8, a1);
     _mm512_storeu_pd(s->squares, b0), _mm512_storeu_pd(s->squares + 8, b1);
-    take_plain(s, m, _mm512_reduce_add_epi64(positive), _mm512_reduce_add_epi64(zero), _mm512_reduce_min_pd(low), _mm512_reduce_max_pd(high));
+    take_plain(s, m, positive, zero, _mm512_reduce_min_pd(low), _mm512_reduce_max_pd(high));
     return 1;
 }
 #elif ISA == 1
