@@ -75,6 +75,12 @@ typedef struct {
     int64_t exact1[WORDS1], exact2[WORDS2];
 } Side;
 
+/* What is known of all elements of some calls. */
+typedef struct {
+    Side before, after;
+    int64_t clipped, replaced, masked;
+} Totals;
+
 /* Memory for one sub-block on its way. */
 typedef struct {
     float xf[SUB], yf[SUB];
@@ -95,15 +101,15 @@ typedef struct {
     double alpha;
     int refuse_nan, found_nan;
     int64_t nan;
-    int statistics, missing, nan_is_missing, has_fill;
+    int missing, nan_is_missing, has_fill;
     float missing_f[MOST_MISSING];
     double missing_d[MOST_MISSING];
     int64_t missing_i[MOST_MISSING];
     uint64_t missing_u[MOST_MISSING];
     double fill;
     int64_t ifill;
+    Totals *totals;            /* of this and earlier calls; NULL: no statistics */
     int64_t clipped, replaced, masked;
-    Side before, after;
     Scratch *scratch;
     uint8_t *found;            /* which elements of the block are missing, where any may be */
     char *saved;               /* the block's elements, where the result takes their place and they may be needed again */
@@ -449,24 +455,67 @@ static int read_fill(Pass *p, PyObject *fill) {
 }
 
 PyDoc_STRVAR(transform_doc,
-"transform(copy, x, y, source, dtype, swap_x, swap_y, compute_float, alpha, nan, missing, nan_is_missing, fill, statistics)\n--\n\n"
+"transform(copy, x, y, source, dtype, swap_x, swap_y, compute_float, alpha, nan, missing, nan_is_missing, fill, totals)\n--\n\n"
 "Write the leaky ReLU of the buffer x to the buffer y, of as many elements.\n\n"
 "copy: a number into copies(). source, dtype: numbers into TYPES of compiled.py. swap_x, swap_y: the elements are in the other byte order.\n"
 "compute_float: the product is taken in float32, not float64. alpha: as rounded to the compute type. nan: the integer that NaN becomes, or None.\n"
-"missing: elements of type source, in native order, that stand for no value. fill: the result that stands for no value, or None.\n\n"
-"Returns the position of the first NaN that has no integer, or a tuple of the clipped, nan_replaced and masked elements and, with\n"
-"statistics, what is known of x and y. Raises ValueError and TypeError for arguments that do not fit; nothing is written then.");
+"missing: elements of type source, in native order, that stand for no value. fill: the result that stands for no value, or None.\n"
+"totals: a buffer that `clear` made ready, to which what is known of these elements is added, or None. One call at a time may use it.\n\n"
+"Returns the position of the first NaN that has no integer, or -1. Raises ValueError and TypeError for arguments that do not fit;\n"
+"nothing is written then.");
+
+/* The totals in a writable buffer, or NULL and an error. */
+static Totals *totals_in(const Py_buffer *buffer) {
+    if (buffer->len == (Py_ssize_t)sizeof(Totals) && (uintptr_t)buffer->buf % sizeof(int64_t) == 0) return buffer->buf;
+    PyErr_Format(PyExc_ValueError, "totals: a buffer of %zu bytes", sizeof(Totals));
+    return NULL;
+}
+
+PyDoc_STRVAR(clear_doc, "clear(totals)\n--\n\nMake a buffer of TOTALS bytes ready: of no elements.");
+
+static PyObject *clear_totals(PyObject *self, PyObject *args) {
+    (void)self;
+    Py_buffer buffer;
+    if (!PyArg_ParseTuple(args, "w*:clear", &buffer)) return NULL;
+    Totals *totals = totals_in(&buffer);
+    if (totals) {
+        totals->clipped = totals->replaced = totals->masked = 0;
+        clear(&totals->before);
+        clear(&totals->after);
+    }
+    PyBuffer_Release(&buffer);
+    return totals ? Py_NewRef(Py_None) : NULL;
+}
+
+PyDoc_STRVAR(read_doc, "read(totals, source, dtype)\n--\n\n"
+"The clipped, nan_replaced and masked elements, and of input and output each: missing, nan, neginf, posinf, zero, positive, least, most,\n"
+"sum and sum of squares (as integers in two's complement, the lowest byte first).");
+
+static PyObject *read_totals(PyObject *self, PyObject *args) {
+    (void)self;
+    Py_buffer buffer;
+    int source, dtype;
+    PyObject *result = NULL;
+    if (!PyArg_ParseTuple(args, "w*ii:read", &buffer, &source, &dtype)) return NULL;
+    Totals *totals = totals_in(&buffer);
+    if (totals && (source < F2 || source > U8 || dtype < F2 || dtype > U8)) PyErr_SetString(PyExc_ValueError, "source or dtype is out of range");
+    else if (totals)
+        result = Py_BuildValue("LLLNN", (long long)totals->clipped, (long long)totals->replaced, (long long)totals->masked, side(&totals->before, source),
+                               side(&totals->after, dtype));
+    PyBuffer_Release(&buffer);
+    return result;
+}
 
 static PyObject *transform(PyObject *self, PyObject *args) {
     (void)self;
-    PyObject *nan, *fill, *result = NULL;
-    Py_buffer x = {0}, y = {0}, missing = {0};
+    PyObject *nan, *fill, *into, *result = NULL;
+    Py_buffer x = {0}, y = {0}, missing = {0}, totals = {0};
     int copy, source, dtype;
     Pass *p = PyMem_Calloc(1, sizeof *p);
     char *memory = NULL;
     if (!p) return PyErr_NoMemory();
-    if (!PyArg_ParseTuple(args, "iy*w*iipppdOy*pOp:transform", &copy, &x, &y, &source, &dtype, &p->swap_x, &p->swap_y, &p->compute_float, &p->alpha,
-                          &nan, &missing, &p->nan_is_missing, &fill, &p->statistics))
+    if (!PyArg_ParseTuple(args, "iy*w*iipppdOy*pOO:transform", &copy, &x, &y, &source, &dtype, &p->swap_x, &p->swap_y, &p->compute_float, &p->alpha,
+                          &nan, &missing, &p->nan_is_missing, &fill, &into))
         goto end;
     if (copy < 0 || copy >= usable() || source < F2 || source > U8 || !(dtype == F2 || dtype == B2 || dtype == F4 || dtype == F8 || dtype == I4 || dtype == I8)) {
         PyErr_SetString(PyExc_ValueError, "copy, source or dtype is out of range");
@@ -499,8 +548,9 @@ static PyObject *transform(PyObject *self, PyObject *args) {
     }
     if (p->x >= I1) p->nan_is_missing = 0;
     if (!read_missing(p, &missing) || !read_fill(p, fill)) goto end;
+    if (into != Py_None && (PyObject_GetBuffer(into, &totals, PyBUF_WRITABLE) || !(p->totals = totals_in(&totals)))) goto end;
     int may_miss = p->missing || p->nan_is_missing;
-    int saves = p->statistics && p->x == F8 && x.buf == y.buf;
+    int saves = p->totals && p->x == F8 && x.buf == y.buf;
     memory = PyMem_Malloc(sizeof(Scratch) + 64 + (may_miss ? BLOCK : 0) + (saves ? BLOCK * 8 : 0));
     if (!memory) {
         PyErr_NoMemory();
@@ -515,20 +565,21 @@ static PyObject *transform(PyObject *self, PyObject *args) {
     p->to = y.buf;
     p->odd_x = (uintptr_t)x.buf % in != 0;
     p->odd_y = (uintptr_t)y.buf % out != 0;
-    clear(&p->before);
-    clear(&p->after);
     int64_t position;
     Py_BEGIN_ALLOW_THREADS
     position = COPIES[copy].run(p);
     Py_END_ALLOW_THREADS
-    if (position >= 0) result = PyLong_FromLongLong(position);
-    else if (!p->statistics) result = Py_BuildValue("LLL", (long long)p->clipped, (long long)p->replaced, (long long)p->masked);
-    else
-        result = Py_BuildValue("LLLNN", (long long)p->clipped, (long long)p->replaced, (long long)p->masked, side(&p->before, p->x), side(&p->after, p->y));
+    if (p->totals && position < 0) {
+        p->totals->clipped += p->clipped;
+        p->totals->replaced += p->replaced;
+        p->totals->masked += p->masked;
+    }
+    result = PyLong_FromLongLong(position);
 end:
     if (x.obj) PyBuffer_Release(&x);
     if (y.obj) PyBuffer_Release(&y);
     if (missing.obj) PyBuffer_Release(&missing);
+    if (totals.obj) PyBuffer_Release(&totals);
     PyMem_Free(memory);
     PyMem_Free(p);
     return result;
@@ -567,11 +618,15 @@ end:
 static PyMethodDef METHODS[] = {
     {"copies", copies, METH_NOARGS, "copies()\n--\n\nThe names of the copies of the loops that this processor runs, the fastest last."},
     {"transform", transform, METH_VARARGS, transform_doc},
+    {"clear", clear_totals, METH_VARARGS, clear_doc},
+    {"read", read_totals, METH_VARARGS, read_doc},
     {"differs", differs, METH_VARARGS, differs_doc},
     {NULL, NULL, 0, NULL},
 };
 
-static PyModuleDef_Slot SLOTS[] = {{0, NULL}};
+static int fill_module(PyObject *module) { return PyModule_AddIntConstant(module, "TOTALS", sizeof(Totals)); }
+
+static PyModuleDef_Slot SLOTS[] = {{Py_mod_exec, fill_module}, {0, NULL}};
 
 static struct PyModuleDef MODULE = {
     PyModuleDef_HEAD_INIT, .m_name = "leakycli.function._kernel", .m_doc = "The compiled pass: see _kernel.c.", .m_size = 0, .m_methods = METHODS, .m_slots = SLOTS,

@@ -627,17 +627,17 @@ static int64_t FN(run)(Pass *p) {
                 missing = FN(find)(v, m, p, found);
                 if (missing) skip = found;
             }
-            if (p->statistics) FN(add)(v, m, skip, missing, in > 2, w->d, &p->before);
+            if (p->totals) FN(add)(v, m, skip, missing, in > 2, w->d, &p->totals->before);
             v = FN(transform)(p, v, y, m, skip, w);
             if (p->found_nan) return (int64_t)at + has_nan(w->yd, m) - 1;
-            if (p->statistics) FN(add)(v, m, skip, missing, out > 2, w->d, &p->after);
+            if (p->totals) FN(add)(v, m, skip, missing, out > 2, w->d, &p->totals->after);
             if (p->has_fill) p->masked += FN(collide)(v, m, p, skip);
             if (p->swap_y) FN(swap)(y, y, m, out);
             if (y != (void *)to) memcpy(to, y, m * out);
         }
-        if (p->statistics) {
-            fold(p, &p->before, p->x, p->saved ? p->saved : p->from + block * in, stop - block, p->swap_x);
-            fold(p, &p->after, p->y, p->to + block * out, stop - block, p->swap_y);
+        if (p->totals) {
+            fold(p, &p->totals->before, p->x, p->saved ? p->saved : p->from + block * in, stop - block, p->swap_x);
+            fold(p, &p->totals->after, p->y, p->to + block * out, stop - block, p->swap_y);
         }
     }
     return -1;

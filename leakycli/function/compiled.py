@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -22,32 +21,39 @@ TYPES = ("float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", 
 #: The copies of the loops that this processor runs, the fastest last.
 COPIES: tuple[str, ...] = _kernel.copies()
 
-
-def run(work: Pass, x: Array, y: Array, statistics: bool = True, copy: int = len(COPIES) - 1) -> BlockStats | None:
-    """What `reference.run` does, to the bit. copy: which of `COPIES`."""
-    source, dtype, missing, nan_is_missing = _arguments(work)
-    swapped = not x.dtype.isnative, not y.dtype.isnative
-    result = _kernel.transform(
-        copy, x, y, source, dtype, *swapped, work.computes_in_float32, work.factor, work.nan, missing, nan_is_missing, work.fill, statistics
-    )
-    if isinstance(result, int):
-        raise NanError(result)
-    if not statistics:
-        return None
-    *lost, before, after = result
-    return BlockStats.of(work, _summary(x.size, *before), _summary(x.size, *after), *lost)
+differs = _kernel.differs
 
 
-@lru_cache(64)
-def _arguments(work: Pass) -> tuple[int, int, bytes, bool]:
-    values = np.array([value for value in work.missing if not math.isnan(value)], "float32" if work.source == "bfloat16" else work.source)
-    raw = narrowed(values) if work.source == "bfloat16" else values
-    return TYPES.index(work.source), TYPES.index(work.dtype), raw.tobytes(), any(map(math.isnan, work.missing))
+class Tally:
+    """What `reference.Tally` is, to the bit. copy: which of `COPIES` runs."""
+
+    def __init__(self, work: Pass, statistics: bool = True, copy: int = len(COPIES) - 1) -> None:
+        self._work, self._copy, self._count = work, copy, 0
+        source = "float32" if work.source == "bfloat16" else work.source
+        missing: Array = np.array([value for value in work.missing if not math.isnan(value)], source)
+        raw = (narrowed(missing) if work.source == "bfloat16" else missing).tobytes()
+        self._types = TYPES.index(work.source), TYPES.index(work.dtype)
+        self._arguments = work.computes_in_float32, work.factor, work.nan, raw, any(map(math.isnan, work.missing)), work.fill
+        self._totals = bytearray(_kernel.TOTALS) if statistics else None
+        if statistics:
+            _kernel.clear(self._totals)
+
+    def add(self, x: Array, y: Array) -> None:
+        swapped = not x.dtype.isnative, not y.dtype.isnative
+        position = _kernel.transform(self._copy, x, y, *self._types, *swapped, *self._arguments, self._totals)
+        if position >= 0:
+            raise NanError(position)
+        self._count += x.size
+
+    def take(self) -> BlockStats:
+        if self._totals is None:
+            return BlockStats()
+        *lost, before, after = _kernel.read(self._totals, *self._types)
+        _kernel.clear(self._totals)
+        count, self._count = self._count, 0
+        return BlockStats.of(self._work, _summary(count, *before), _summary(count, *after), *lost)
 
 
 def _summary(count: int, *found: Any) -> Summary:
     *counts, total, squares = found
     return Summary(count, *counts, int.from_bytes(total, "little", signed=True), int.from_bytes(squares, "little", signed=True))
-
-
-differs = _kernel.differs

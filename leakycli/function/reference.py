@@ -32,28 +32,41 @@ LANES = 16
 _LEAST, _MOST = 2.0**-300, 2.0**300
 
 
-def run(work: Pass, x: Array, y: Array, statistics: bool = True) -> BlockStats | None:
-    """Do `work` from `x` to `y`, both 1-D and contiguous, in any byte order; y may be x. Raises NanError where a NaN has no integer."""
-    before, after, clipped, replaced, masked = Summary(), Summary(), 0, 0, 0
-    with np.errstate(all="ignore"):
-        for at in range(0, x.size, BLOCK):
-            block = slice(at, at + BLOCK)
-            native = x[block].astype(x.dtype.newbyteorder("="))  # a copy: y may be x
-            values = widened(native) if work.source == "bfloat16" else native
+class Tally:
+    """Does `work` piece by piece, and adds up the statistics of the pieces. For one thread at a time."""
+
+    def __init__(self, work: Pass, statistics: bool = True) -> None:
+        self._work, self._statistics = work, statistics
+        self._stats = BlockStats()
+
+    def add(self, x: Array, y: Array) -> None:
+        """Write the results for `x` to `y`; both 1-D and contiguous, in any byte order; y may be x.
+
+        Raises NanError where a NaN has no integer; what was added is then of no use.
+        """
+        with np.errstate(all="ignore"):
+            for at in range(0, x.size, BLOCK):
+                try:
+                    self._block(x[at : at + BLOCK], y[at : at + BLOCK])
+                except NanError as error:
+                    raise NanError(at + error.position) from None
+
+    def take(self) -> BlockStats:
+        """The statistics of what was added since the last time; of nothing, without statistics."""
+        taken, self._stats = self._stats, BlockStats()
+        return taken
+
+    def _block(self, x: Array, y: Array) -> None:
+        work = self._work
+        native = x.astype(x.dtype.newbyteorder("="))  # a copy: y may be x
+        values = widened(native) if work.source == "bfloat16" else native
+        results, clipped, nans = _results(work, values)
+        y[:] = narrowed(results) if work.dtype == "bfloat16" else results
+        if self._statistics:
             missing = _missing(work, values)
-            try:
-                results, clips, nans = _results(work, values)
-            except NanError as error:
-                raise NanError(at + error.position) from None
-            y[block] = narrowed(results) if work.dtype == "bfloat16" else results
-            if not statistics:
-                continue
-            clipped += int(np.count_nonzero(clips & ~missing))
-            replaced += int(np.count_nonzero(nans & ~missing))
-            masked += _masked(work, results, missing)
-            before += _summary(values, missing, shifted=x.itemsize > 2)
-            after += _summary(results, missing, shifted=y.itemsize > 2)
-    return BlockStats.of(work, before, after, clipped, replaced, masked) if statistics else None
+            lost = (int(np.count_nonzero(which & ~missing)) for which in (clipped, nans))
+            before, after = _summary(values, missing, x.itemsize > 2), _summary(results, missing, y.itemsize > 2)
+            self._stats += BlockStats.of(work, before, after, *lost, _masked(work, results, missing))
 
 
 def _missing(work: Pass, x: Array) -> NDArray[np.bool_]:

@@ -126,7 +126,7 @@ def test_implementations_agree(case: tuple[str, str, Any, Any], in_place: bool, 
     if "float" not in source:
         missing = tuple(int(value) for value in missing if value == value)
     todo = work(source, dtype, alpha, nan=-1 if "int" in dtype else None, missing=missing, fill=0 if with_fill else None)
-    wanted, stats = both(todo, x, reference.run)
+    wanted, stats = both(todo, x, RUNS["reference"])
     for name, run in RUNS.items():
         y, found = both(todo, x, run)
         assert same_bits(dtype, y, wanted), name
@@ -188,11 +188,12 @@ class TestRefusals:
 
     @staticmethod
     def call(kernel: Any, x: Any, y: Any, source: int = 2, dtype: int = 2, **more: Any) -> Any:
-        arguments = dict(copy=0, swap_x=False, swap_y=False, single=True, alpha=0.2, nan=None, missing=b"", nan_missing=False, fill=None)
+        arguments = {"copy": 0, "swap_x": False, "swap_y": False, "single": True, "alpha": 0.2, "nan": None, "missing": b""}
+        arguments |= {"nan_missing": False, "fill": None, "totals": None}
         a = arguments | more
         return kernel.transform(
             a["copy"], x, y, source, dtype, a["swap_x"], a["swap_y"], a["single"], a["alpha"], a["nan"], a["missing"], a["nan_missing"],
-            a["fill"], True,
+            a["fill"], a["totals"],
         )  # fmt: skip
 
     def test_lengths(self, kernel: Any) -> None:
@@ -240,6 +241,20 @@ class TestRefusals:
             self.call(kernel, bytes(16), bytearray(16), missing=bytes(3))
         with pytest.raises(OverflowError):
             self.call(kernel, bytes(16), bytearray(16), 2, 6, single=False, nan=1 << 31)
+
+
+    def test_totals(self, kernel: Any) -> None:
+        for totals in (bytearray(kernel.TOTALS - 1), bytearray(8)):
+            with pytest.raises(ValueError, match="totals"):
+                self.call(kernel, bytes(16), bytearray(16), totals=totals)
+            with pytest.raises(ValueError, match="totals"):
+                kernel.clear(totals)
+            with pytest.raises(ValueError, match="totals"):
+                kernel.read(totals, 2, 2)
+        with pytest.raises((TypeError, BufferError)):
+            self.call(kernel, bytes(16), bytearray(16), totals=bytes(kernel.TOTALS))
+        with pytest.raises(ValueError, match="out of range"):
+            kernel.read(bytearray(kernel.TOTALS), 2, 12)
 
 
 def test_differs() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -151,7 +152,7 @@ def test_merging_leaves_no_trace(seed: int, cuts: list[int], shuffled: Any) -> N
     x = random_bits(np.random.default_rng(seed), "float64", 3000)
     bounds = sorted({0, 3000, *cuts})
     parts: list[BlockStats] = []
-    for start, stop in zip(bounds, bounds[1:], strict=False):
+    for start, stop in pairwise(bounds):
         parts += [stats for stats in [both(work("float64", "float32"), x[start:stop], RUNS["reference"])[1]] if stats is not None]
     in_order = sum(parts, BlockStats())
     shuffled.shuffle(parts)

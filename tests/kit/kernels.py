@@ -23,14 +23,25 @@ class Run(Protocol):
     def __call__(self, work: Pass, x: Array, y: Array, statistics: bool = ...) -> BlockStats | None: ...
 
 
+def runner(tally: Callable[..., Any]) -> Run:
+    """One call of an implementation, statistics and all."""
+
+    def run(work: Pass, x: Array, y: Array, statistics: bool = True) -> BlockStats | None:
+        adding = tally(work, statistics)
+        adding.add(x, y)
+        return adding.take() if statistics else None
+
+    return run
+
+
 def implementations() -> dict[str, Run]:
     """By name: the reference, and each copy of the compiled loops that the processor runs."""
-    found: dict[str, Run] = {"reference": reference.run}
+    found: dict[str, Run] = {"reference": runner(reference.Tally)}
     try:
         from leakycli.function import compiled
     except ImportError:
         return found
-    return found | {name: partial(compiled.run, copy=number) for number, name in enumerate(compiled.COPIES)}
+    return found | {name: runner(partial(compiled.Tally, copy=number)) for number, name in enumerate(compiled.COPIES)}
 
 
 RUNS = implementations()
