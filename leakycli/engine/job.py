@@ -20,7 +20,7 @@ from leakycli.engine import events
 from leakycli.engine.executors import ForkedExecutor, local_executor
 from leakycli.engine.plan import ArrayPlan, GridPlan, Plan
 from leakycli.engine.route import OF_REGION_AT_ONCE, array_plan, copy_array, fitting_reader, fitting_writer, result_info
-from leakycli.engine.transform import ArrayResult, run
+from leakycli.engine.transform import ArrayResult, Progress, run
 from leakycli.errors import (
     DifferenceError,
     LeakyError,
@@ -34,11 +34,13 @@ from leakycli.errors import (
     storage_error,
 )
 from leakycli.formats import ArrayInfo, Begun, Member, Reader, Source, Target, Writer
-from leakycli.function.onepass import sample_stride, scratch_bytes
-from leakycli.function.rule import Losses, Rule
+from leakycli.function.kernel import kernel_bytes
+from leakycli.function.rule import Rule
+from leakycli.function.sample import sample_bytes
+from leakycli.function.stats import Losses
 from leakycli.options import Options, place
 from leakycli.regions import Box, Presence, Span
-from leakycli.report.model import ArrayReport, Cost, Distribution, Endpoint, Report, Statistics, plain
+from leakycli.report.model import ArrayReport, Cost, Endpoint, Report, Statistics, plain
 
 if TYPE_CHECKING:
     from leakycli.stores.remote import Remote
@@ -179,9 +181,10 @@ class Job:
                 continue
             result = result_info(array, rule, self._format, self._options.layout, self._source, member)
             self._results[member.key] = result
-            scratch, beside = 0, REQUESTS * self._remote
+            scratch, once, beside = 0, 0, REQUESTS * self._remote
             if rule is not None:
-                scratch = scratch_bytes(rule, array.size)
+                scratch = kernel_bytes(rule, array.chunking is None and result.chunking is None)
+                once = sample_bytes(rule, array.size)
                 if self._options.verify:
                     from leakycli.engine.verify import comparing_bytes
 
@@ -198,6 +201,7 @@ class Job:
                     self._stored(member),
                     beside,
                     self._remote,
+                    once,
                 )
             )
         try:
@@ -384,7 +388,7 @@ class Job:
                     target.restore(None if plan is None else self._results[member.key], self._source, member, rule, kept["target"])
                     self._pipelines[member.key] = kept["pipeline"]
                     if rule is not None:
-                        results[member.key] = ArrayResult.from_json(rule, kept["result"])
+                        results[member.key] = ArrayResult.from_json(kept["result"])
                     if plan is not None:
                         self._tell(plan, plan.bytes_in, plan.bytes_out, observe)
                     continue
@@ -413,7 +417,8 @@ class Job:
             recut = plan.recut(past.reached["cut"])
             if recut is not None and recut.memory(self.plan.workers) <= max(self.plan.memory.budget, plan.memory(self.plan.workers)):
                 plan, state = recut, Begun(past.reached["writer"])
-                reached = past.reached["position"], ArrayResult.from_json(rule, past.reached["result"])
+                reached = past.reached["position"], Progress(rule, plan.size)
+                reached[1].restore(past.reached["stats"], past.sample)
                 share = past.reached["bytes"] - self._worked_bytes
                 self._tell(plan, share, share * plan.itemsize_out // plan.itemsize_in, observe)
         with (
@@ -436,31 +441,33 @@ class Job:
         plan: ArrayPlan[Any],
         rule: Rule,
         ends: tuple[Reader[Any], Writer[Any]],
-        means: tuple[Executor, tuple[int, ArrayResult] | None],
+        means: tuple[Executor, tuple[int, Progress] | None],
         observe: events.Observer,
     ) -> ArrayResult:
         executor, reached = means
 
-        def done(region: Span | Box, so_far: ArrayResult) -> None:
+        def done(region: Span | Box, so_far: Progress) -> None:
             sizes = region.size * plan.itemsize_in, region.size * plan.itemsize_out
             self._worked_bytes += sizes[0]
             if self._journal is not None and plan.count > 1:
                 # Copies, taken when nothing is half done: a signal may end the run at any moment.
-                position, state, copied, worked = plan.position(region), ends[1].state(), so_far.copy(), self._worked_bytes
+                position, state, worked, held = plan.position(region), ends[1].state(), self._worked_bytes, so_far.held()
                 self._journal.reached(
                     lambda: {
                         "key": plan.name,
                         "cut": plan.cut,
                         "position": position,
                         "writer": state,
-                        "result": copied.to_json(),
                         "bytes": worked,
+                        **held(),
                     }
                 )
 
             observe(events.RegionDone(self._source_path, plan.name, *sizes))
 
-        return run(plan, rule, ends, executor, self.plan.workers, done, reached)
+        chunking = ends[0].info.chunking
+        progress = run(plan, rule, ends, executor, self.plan.workers, done, reached)
+        return progress.finish(0 if chunking is None or chunking.fill is None else chunking.fill)
 
     def _tell(self, plan: ArrayPlan[Any], bytes_in: int, bytes_out: int, observe: events.Observer) -> None:
         """Of what an earlier run has done."""
@@ -484,7 +491,7 @@ class Job:
     def _kept_results(self, past: Past) -> dict[str, ArrayResult]:
         """What an earlier run that finished every member has told of them."""
         self._pipelines = {key: kept["pipeline"] for key, kept in past.members.items()}
-        return {key: ArrayResult.from_json(rule, past.members[key]["result"]) for key, rule in self._members.items()}
+        return {key: ArrayResult.from_json(past.members[key]["result"]) for key in self._members}
 
     @contextlib.contextmanager
     def _spool(self) -> Iterator[str]:
@@ -504,7 +511,7 @@ class Job:
         if not self._options.strict:
             return
         for member in self._source.members:
-            lost = results[member.key].losses if member.key in results else Losses()
+            lost = results[member.key].stats.losses if member.key in results else Losses()
             if lost.overflowed or lost.clipped:
                 raise LossError(
                     f"{place(self._source_path, member.name)}{lost.overflowed} elements overflowed and {lost.clipped} were clipped; "
@@ -621,7 +628,6 @@ def _array_report(
     chunking = (written or array).chunking
     if rule is None or result is None:
         return ArrayReport.copied(array.name, array.shape, order, array.dtype.name, chunking)
-    stride = sample_stride(rule, array.size)
     return ArrayReport(
         name=array.name,
         action="transformed",
@@ -634,9 +640,7 @@ def _array_report(
         dtype_before=array.dtype.name,
         dtype_after=rule.dtype.name,
         factor=rule.factor,
-        before=Statistics.of(result.before),
-        after=Statistics.of(result.after),
-        losses=result.losses,
-        histogram_before=Distribution.of(result.histogram_before, stride),
-        histogram_after=Distribution.of(result.histogram_after, stride),
+        before=Statistics.of(result.stats.before, result.before),
+        after=Statistics.of(result.stats.after, result.after),
+        losses=result.stats.losses,
     )

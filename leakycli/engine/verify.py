@@ -17,7 +17,7 @@ from leakycli.engine.route import array_plan, fitting_reader
 from leakycli.engine.transform import run
 from leakycli.errors import LossError
 from leakycli.formats import ArrayInfo, Member, Source
-from leakycli.function.onepass import scratch_bytes
+from leakycli.function.kernel import kernel_bytes
 from leakycli.function.rule import Rule
 from leakycli.options import Options, place
 
@@ -121,8 +121,8 @@ def _compare_array(
         return ArrayComparison(array.name, array.size, None, None, problem)
     # Computed in the type that is expected, in the layout that was found.
     chunked = array.chunking is not None or there.array.chunking is not None
-    expected = replace(there.array, dtype=rule.dtype)
-    scratch = scratch_bytes(rule, array.size) + comparing_bytes(rule)
+    expected = there.array
+    scratch = kernel_bytes(rule, array.chunking is None and there.array.chunking is None) + comparing_bytes(rule)
     ordered = tuple(end.sequential(m) or (chunked and end.format == "npz") for end, m in ((opened, member), (found, there)))
     planned = array_plan(member.key, (array, expected), (ordered[0], ordered[1]), scratch, beside=1.0)
     if run_plan is None:

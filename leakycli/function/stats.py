@@ -178,3 +178,13 @@ class BlockStats:
 
     def __mul__(self, times: int) -> BlockStats:
         return BlockStats(self.before * times, self.after * times, self.losses * times)
+
+    def to_json(self) -> list[Any]:
+        """All that it holds, as JSON can keep it to the bit."""
+        return [self.before.to_json(), self.after.to_json(), [getattr(self.losses, field.name) for field in fields(Losses)]]
+
+    @classmethod
+    def from_json(cls, held: list[Any]) -> BlockStats:
+        """One that holds what `to_json` gave."""
+        before, after, losses = held
+        return cls(Summary.from_json(before), Summary.from_json(after), Losses(*losses))
