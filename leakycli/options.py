@@ -8,7 +8,6 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from leakycli import system
-from leakycli.engine.executors import ForkedExecutor
 from leakycli.engine.plan import ArrayPlan, Plan, plan_run
 from leakycli.errors import LeakyError, UsageError, listed, shown
 from leakycli.formats import ArrayInfo, Layout, Member
@@ -110,15 +109,12 @@ class Options:
                 raise member.reserved
         return chosen
 
-    def plan(self, arrays: tuple[ArrayPlan[Any], ...], processes: ForkedExecutor | None = None, remote: bool = False) -> Plan:
-        """The plan for `arrays` on this machine, now. processes: to be used instead of threads. remote: workers wait a lot."""
+    def plan(self, arrays: tuple[ArrayPlan[Any], ...], remote: bool = False) -> Plan:
+        """The plan for `arrays` on this machine, now. remote: workers wait a lot."""
         if self.workers is not None and self.workers < 1:
             raise UsageError(f"workers must be at least 1, not {self.workers}")
         workers = self.workers or max(system.cpus(), REMOTE_WORKERS * remote)
-        process = 0
-        if processes is not None:
-            workers, process = min(workers, processes.size), processes.resident()
-        return plan_run(arrays, workers, system.resident(), self.memory, system.memory_available, process)
+        return plan_run(arrays, workers, system.resident(), self.memory, system.memory_available)
 
     def parameters(self) -> dict[str, Any]:
         """What decides the result: its values, and its layout where that was asked for."""

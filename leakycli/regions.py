@@ -212,7 +212,10 @@ def cuts(shape: Index, most: int) -> Iterator[tuple[int, tuple[slice | EllipsisT
 
 
 def stretches(shape: Index, start: int, stop: int) -> Iterator[tuple[tuple[slice, ...], int]]:
-    """The elements from `start` up to `stop` in the C order of an array of that shape, as boxes in that order: (what selects one, its size)."""
+    """The elements from `start` up to `stop` in the C order of an array of that shape, as boxes in that order.
+
+    Each is (what selects it, its size).
+    """
     if not shape:
         yield (), 1
         return

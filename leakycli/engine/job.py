@@ -17,7 +17,7 @@ from leakycli._version import __version__
 from leakycli.destination.journal import Journal, Past
 from leakycli.destination.publish import FilePublication, Publication, UnnamedPublication, check_distinct, remove, resolve
 from leakycli.engine import events
-from leakycli.engine.executors import ForkedExecutor, local_executor
+from leakycli.engine.executors import local_executor
 from leakycli.engine.plan import ArrayPlan, GridPlan, Plan
 from leakycli.engine.route import OF_REGION_AT_ONCE, array_plan, copy_array, fitting_reader, fitting_writer, result_info
 from leakycli.engine.transform import ArrayResult, Progress, run
@@ -34,7 +34,7 @@ from leakycli.errors import (
     storage_error,
 )
 from leakycli.formats import ArrayInfo, Begun, Member, Reader, Source, Target, Writer
-from leakycli.function.kernel import kernel_bytes
+from leakycli.function.kernel import NAME, kernel_bytes
 from leakycli.function.rule import Rule
 from leakycli.function.sample import sample_bytes
 from leakycli.function.stats import Losses
@@ -48,8 +48,8 @@ if TYPE_CHECKING:
 #: What requests take beside a region, as a multiple of its bytes in and out: bodies as they come in and go out, and copies of those.
 REQUESTS = 1.0
 
-#: Bytes of input from which on the work of one source is shared among processes.
-WORTH_PROCESSES = 16 << 20
+#: Bytes of a `.npy` up to which a run is not worth resuming: its result is made without a name and a journal, where the system allows that.
+SMALL = 1 << 20
 
 #: What is near the beginning of each report.
 OURS = b'"tool": "leakycli"'
@@ -61,17 +61,13 @@ REPORT_SUFFIXES = (".json",)
 class Job:
     """One source on its way to one destination: opened, checked and planned when made, before anything is written."""
 
-    def __init__(self, source: str, dest: str, options: Options, processes: ForkedExecutor | None = None, brief: bool = False) -> None:
-        """processes: to be used instead of threads where that is quicker. brief: so small that it is not worth going on from."""
+    def __init__(self, source: str, dest: str, options: Options) -> None:
         # A Zarr store is one thing, with or without a slash at its end.
         dest = dest.rstrip("/") if dest.rstrip("/").lower().endswith(".zarr") else dest
         self._source_path, self._dest_path, self._options = source, dest, options
         self._stream_out = dest == "-"
         self._journal: Journal | None = None
         self._worked_bytes = 0
-        self._processes = processes
-        kept = options.overwrite or options.resume or options.fsync or options.verify or set(options.reports) - {"none"}
-        self._brief = brief and processes is None and hasattr(os, "O_TMPFILE") and not kept
         self._publication: Publication | None = None
         self._remote = any(map(formats.is_url, (source, dest)))
         self._stack = contextlib.ExitStack()
@@ -124,9 +120,15 @@ class Job:
             from leakycli.destination.object_store import UrlPublication
 
             return UrlPublication(dest, options.storage_options, options.resume, options.fsync)
-        if self._brief and self._format == "npy":
+        if self._format == "npy" and self._is_small():
             return UnnamedPublication(resolve(dest), options.parents)
         return FilePublication(resolve(dest), options.overwrite, options.parents, options.resume, options.fsync)
+
+    def _is_small(self) -> bool:
+        """Whether all is done at once, so that there is nothing to keep of a run that does not end."""
+        options = self._options
+        kept = options.overwrite or options.resume or options.fsync or options.verify or set(options.reports) - {"none"}
+        return hasattr(os, "O_TMPFILE") and not kept and formats.is_small_file(self._source_path, SMALL)
 
     def _report_paths(self) -> tuple[str, ...]:
         """Where reports go: beside the destination, and where asked for; each once, however it was written."""
@@ -205,24 +207,9 @@ class Job:
                 )
             )
         try:
-            return self._plan_with_processes(tuple(arrays)) or self._options.plan(tuple(arrays), remote=self._remote)
+            return self._options.plan(tuple(arrays), self._remote)
         except UsageError as error:
             raise UsageError(f"{shown(self._source_path)}: {error}") from None
-
-    def _plan_with_processes(self, arrays: tuple[ArrayPlan[Any], ...]) -> Plan | None:
-        """A plan whose workers are processes; None where those are no gain, or do not fit into memory.
-
-        They are none for what goes in order: its bytes would have to go through pipes, and its compressors are long calls that threads
-        run side by side. Nor for what is behind a URL: the thread that makes requests does not survive a fork.
-        """
-        ordered = any(array.ordered_in or array.ordered_out for array in arrays)
-        if self._processes is not None and not ordered and not self._remote and sum(array.bytes_in for array in arrays) >= WORTH_PROCESSES:
-            plan = self._options.plan(arrays, self._processes)
-            if plan.workers > 1:
-                self._processes.keep(plan.workers)
-                return plan
-        self._processes = None
-        return None
 
     def _carried(self, member: Member) -> bool:
         """Whether a member that is not transformed is read as an array and written as one: from one kind of format to another."""
@@ -378,7 +365,7 @@ class Job:
         planned = {array.name: array for array in self.plan.arrays}
         with contextlib.ExitStack() as stack:
             stack.enter_context(stopping.guarded())
-            executor = self._processes or stack.enter_context(local_executor(self.plan.workers, self.plan.regions))
+            executor = stack.enter_context(local_executor(self.plan.workers, self.plan.regions))
             spool = stack.enter_context(self._spool())
             for member in self._source.members:
                 plan, rule = planned.get(member.key), self._members.get(member.key)
@@ -527,7 +514,6 @@ class Job:
                 (partial if isinstance(partial, str) else self._dest_path, found),
                 self._options,
                 run_plan=self.plan,
-                processes=self._processes,
             )
         if not comparison.equal:
             raise DifferenceError(f"{comparison.message()}; nothing was published")
@@ -580,11 +566,11 @@ class Job:
             bytes_written=written,
             throughput=round((read + written) / seconds, 1),
             workers=planned.workers,
-            engine="threads" if self._processes is None else "processes",
+            kernel=NAME,
             codec_pipeline=", ".join(sorted({array.codec_pipeline for array in arrays if array.codec_pipeline})) or None,
             memory_bound=planned.memory.bound,
             memory_projected=planned.memory.projected,
-            memory_measured=system.peak_resident() + (self._processes.peak_resident() if self._processes is not None else 0),
+            memory_measured=system.peak_resident(),
         )
         return Report(
             version=__version__,

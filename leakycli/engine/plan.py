@@ -329,7 +329,12 @@ class GridPlan(ArrayPlan[Box]):
         part = self.largest_part
         waiting = 0 if self.spool else part * (self.ordered_in * sizes[0] + self.ordered_out * sizes[1])
         presence = -(-self.grid.size // 8) if self.stored is not None else 0
-        return workers * (part * sum(sizes) + self.codecs.memory(part, sum(sizes)) + self.scratch) + window(workers) * waiting + presence + self.once
+        return (
+            workers * (part * sum(sizes) + self.codecs.memory(part, sum(sizes)) + self.scratch)
+            + window(workers) * waiting
+            + presence
+            + self.once
+        )
 
     def fitted(self, workers: int, budget: int) -> GridPlan:
         if not self.grid.size:
@@ -355,7 +360,7 @@ def window(workers: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes: of the process (or processes) before the work, the bound it keeps, and its projected peak."""
+    """Bytes: of the process before the work, the bound it keeps, and its projected peak."""
 
     baseline: int
     bound: int
@@ -394,23 +399,18 @@ def plan_run(
     baseline: int,
     bound: int | None = None,
     available: Callable[[], int | None] = lambda: None,
-    process: int = 0,
 ) -> Plan:
     """The plan with as many of the `workers` as the memory bound allows, and no more than there are regions.
 
     baseline: resident bytes of the process now. bound: bytes; by default `DEFAULT_BOUND`, or what one worker needs, up to half of the
-    bytes that `available` tells (None: unknown). process: resident bytes of a worker that is a process, now; 0 for threads. Raises
-    UsageError, with the number needed, where one worker does not fit.
+    bytes that `available` tells (None: unknown). Raises UsageError, with the number needed, where one worker does not fit.
     """
 
-    def started(n: int) -> int:
-        return baseline + n * process if n > 1 else baseline
-
     def fitted(n: int, limit: int) -> tuple[ArrayPlan[Any], ...]:
-        return tuple(array.fitted(n, limit - started(n) - ALLOWANCE) for array in arrays)
+        return tuple(array.fitted(n, limit - baseline - ALLOWANCE) for array in arrays)
 
     def projected(plans: tuple[ArrayPlan[Any], ...], n: int) -> int:
-        return started(n) + ALLOWANCE + max((array.memory(n) for array in plans), default=0)
+        return baseline + ALLOWANCE + max((array.memory(n) for array in plans), default=0)
 
     least = projected(fitted(1, 0), 1)
     if bound is None:
@@ -426,7 +426,7 @@ def plan_run(
         if projected(more, n) > bound or max((array.count for array in more), default=1) < n:
             break
         plans, fitting = more, n
-    return Plan(plans, fitting, Memory(started(fitting), bound, projected(plans, fitting)))
+    return Plan(plans, fitting, Memory(baseline, bound, projected(plans, fitting)))
 
 
 def size_text(size: int, up: bool = False) -> str:

@@ -181,8 +181,8 @@ def run(
     """Transform one array from the reader to the writer (`ends`), calling `done` after each region in plan order, with all so far.
 
     executor: of threads. begun: the position at which to resume, and what the regions before it gave. statistics: whether those and the
-    sample are taken. Raises the error of the first region, in plan order, that has one; the regions after it are cancelled, and none is running any
-    more when this returns or raises.
+    sample are taken. Raises the error of the first region, in plan order, that has one; the regions after it are cancelled, and none is
+    running any more when this returns or raises.
     """
     reader, writer = ends
     task = RegionTask(plan, rule, reader, writer, statistics)

@@ -11,7 +11,7 @@ from typing import Any
 from leakycli import stopping
 from leakycli.engine import events
 from leakycli.engine.compare import ComparingWriter, Difference
-from leakycli.engine.executors import ForkedExecutor, local_executor
+from leakycli.engine.executors import local_executor
 from leakycli.engine.plan import UNIT_BYTES, ArrayPlan, GridPlan, Plan
 from leakycli.engine.route import array_plan, fitting_reader
 from leakycli.engine.transform import run
@@ -72,12 +72,10 @@ def compare_sources(
     options: Options,
     observe: events.Observer = events.ignore,
     run_plan: Plan | None = None,
-    processes: ForkedExecutor | None = None,
 ) -> Comparison:
     """Compare the arrays of `destination` with what those of `pair`, the source, give; each is (path, opened).
 
-    run_plan: of the run that this comparison is part of, whose workers and memory it then keeps to. processes: that run's, which hold
-    memory of their own still.
+    run_plan: of the run that this comparison is part of, whose workers and memory it then keeps to.
     """
     (source, opened), (dest, found) = pair, destination
     chosen = {member.key: member for member in options.choose(opened.members, source)}
@@ -90,7 +88,7 @@ def compare_sources(
     for member in opened.members:
         there = arrays[0] if lone and member.key in chosen else by_key.get(member.key if same else member.name)
         if member.key in chosen and member.array is not None:
-            compared.append(_compare_array(member.array, member, there, (pair, destination), options, observe, run_plan, processes))
+            compared.append(_compare_array(member.array, member, there, (pair, destination), options, observe, run_plan))
         elif same:
             problem = "is missing" if there is None else opened.copy_problem(member, found, there)
             compared.append(ArrayComparison(member.name, 0, None, None, problem))
@@ -112,7 +110,6 @@ def _compare_array(
     options: Options,
     observe: events.Observer,
     run_plan: Plan | None,
-    processes: ForkedExecutor | None,
 ) -> ArrayComparison:
     (source, opened), (_, found) = ends
     rule = options.rule(array, source)
@@ -137,7 +134,7 @@ def _compare_array(
         contextlib.closing(opened.reader(member)) as given,
         contextlib.closing(found.reader(there)) as written,
         stopping.guarded(),
-        contextlib.nullcontext(processes) if processes else local_executor(workers, planned.count) as executor,
+        local_executor(workers, planned.count) as executor,
     ):
         reader, there_reader = (fitting_reader(planned, end, os.path.join(folder, "spool.npy")) for end in (given, written))
         writer = ComparingWriter(expected, there_reader)
@@ -149,6 +146,7 @@ def _compare_array(
                 executor,
                 workers,
                 lambda region, _: observe(events.RegionDone(source, array.name, region.size * planned.itemsize_in, 0)),
+                statistics=False,
             )
         except LossError as error:
             raise LossError(f"{place(source)}{error}") from None

@@ -1,7 +1,6 @@
 """What every storage format offers: `Source` and `Target`, made of `Reader`s and `Writer`s of single arrays.
 
-A reader or writer is used by several threads at once and pickles as what it takes to open it again. Sequential ones are fetched from
-and committed to in plan order, by one thread.
+A reader or writer is used by several threads at once. Sequential ones are fetched from and committed to in plan order, by one thread.
 """
 
 from __future__ import annotations

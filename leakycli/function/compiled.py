@@ -55,5 +55,6 @@ class Tally:
 
 
 def _summary(count: int, *found: Any) -> Summary:
-    *counts, total, squares = found
-    return Summary(count, *counts, int.from_bytes(total, "little", signed=True), int.from_bytes(squares, "little", signed=True))
+    missing, nan, neginf, posinf, zero, positive, low, high, *sums = found
+    total, squares = (int.from_bytes(held, "little", signed=True) for held in sums)
+    return Summary(count, missing, nan, neginf, posinf, zero, positive, low, high, total, squares)

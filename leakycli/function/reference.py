@@ -64,9 +64,9 @@ class Tally:
         y[:] = narrowed(results) if work.dtype == "bfloat16" else results
         if self._statistics:
             missing = _missing(work, values)
-            lost = (int(np.count_nonzero(which & ~missing)) for which in (clipped, nans))
+            clips, replaced = (int(np.count_nonzero(which & ~missing)) for which in (clipped, nans))
             before, after = _summary(values, missing, x.itemsize > 2), _summary(results, missing, y.itemsize > 2)
-            self._stats += BlockStats.of(work, before, after, *lost, _masked(work, results, missing))
+            self._stats += BlockStats.of(work, before, after, clips, replaced, _masked(work, results, missing))
 
 
 def _missing(work: Pass, x: Array) -> NDArray[np.bool_]:
@@ -127,10 +127,11 @@ def _summary(x: Array, missing: NDArray[np.bool_], shifted: bool) -> Summary:
         numbers = valid[~np.isnan(valid)]
         neginf, posinf = int(np.count_nonzero(valid == -np.inf)), int(np.count_nonzero(valid == np.inf))
     zero, positive = int(np.count_nonzero(valid == 0)), int(np.count_nonzero(valid > 0))
-    extremes = (numbers.min().item() + 0, numbers.max().item() + 0) if numbers.size else (None, None)
+    low, high = (numbers.min().item() + 0, numbers.max().item() + 0) if numbers.size else (None, None)
     usable = ~missing & np.isfinite(x)
-    sums = _sums(x, usable, shifted) if usable.any() else (0, 0)
-    return Summary(x.size, x.size - valid.size, valid.size - numbers.size, neginf, posinf, zero, positive, *extremes, *sums)
+    total, squares = _sums(x, usable, shifted) if usable.any() else (0, 0)
+    counts = x.size, x.size - valid.size, valid.size - numbers.size, neginf, posinf, zero, positive
+    return Summary(*counts, minimum=low, maximum=high, total=total, squares=squares)
 
 
 def _sums(x: Array, usable: NDArray[np.bool_], shifted: bool) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -209,7 +210,7 @@ def _distribution(numbers: _Sorted, edges: tuple[float, ...], summary: Summary) 
         infinite = numbers.below(-math.inf, right=True)
         return Distribution(quantiles, Histogram((), (), infinite, numbers.size - infinite, numbers.size))
     places = [*(numbers.below(edge) for edge in edges[:-1]), numbers.below(edges[-1], right=True)]
-    counts = tuple(b - a for a, b in zip(places, places[1:], strict=False))
+    counts = tuple(b - a for a, b in pairwise(places))
     return Distribution(quantiles, Histogram(edges, counts, places[0], numbers.size - places[-1], numbers.size))
 
 

@@ -7,7 +7,7 @@ and `2**(-2 * PLACES)` (the sum of squares), so that adding is exact; mean and d
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from leakycli.errors import LossError
@@ -90,8 +90,8 @@ class Summary:
     def __mul__(self, times: int) -> Summary:
         if not times:
             return Summary()
-        counts = [times * getattr(self, name) for name in ("count", "missing", "nan", "neginf", "posinf", "zero", "positive")]
-        return Summary(*counts, self.minimum, self.maximum, times * self.total, times * self.squares)
+        summed = ("count", "missing", "nan", "neginf", "posinf", "zero", "positive", "total", "squares")
+        return replace(self, **{name: times * getattr(self, name) for name in summed})
 
     @property
     def negative(self) -> int:

@@ -104,7 +104,10 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What the run took. Times in seconds, memory in bytes of resident peak, throughput in bytes (read and written) a second."""
+    """What the run took. Times in seconds, memory in bytes of resident peak, throughput in bytes (read and written) a second.
+
+    kernel: which implementation ran, see `function.kernel`.
+    """
 
     started: str
     seconds: float
@@ -112,7 +115,7 @@ class Cost:
     bytes_written: int
     throughput: float
     workers: int
-    engine: str
+    kernel: str
     codec_pipeline: str | None
     memory_bound: int
     memory_projected: int
@@ -154,7 +157,7 @@ class Report:
             fields = {field.name: array[field.name] for field in dataclasses.fields(ArrayReport)}
             for name in ("before", "after"):
                 if (held := fields[name]) is not None:
-                    numbers = {key: float(n) if isinstance(n, str) else n for key, n in held.items()}
+                    numbers: dict[str, Any] = {key: float(n) if isinstance(n, str) else n for key, n in held.items()}
                     quantiles = {key: float(n) if isinstance(n, str) else n for key, n in held["quantiles"].items()}
                     histogram = held["histogram"] | {key: tuple(held["histogram"][key]) for key in ("edges", "counts")}
                     fields[name] = Statistics(**numbers | {"quantiles": quantiles, "histogram": Histogram(**histogram)})

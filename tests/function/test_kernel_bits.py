@@ -242,7 +242,6 @@ class TestRefusals:
         with pytest.raises(OverflowError):
             self.call(kernel, bytes(16), bytearray(16), 2, 6, single=False, nan=1 << 31)
 
-
     def test_totals(self, kernel: Any) -> None:
         for totals in (bytearray(kernel.TOTALS - 1), bytearray(8)):
             with pytest.raises(ValueError, match="totals"):

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from leakycli.formats.zarr.metadata import ArrayDocument, Document, decode_fill, encode_fill
-from leakycli.function.kernel import NanError, transform
+from leakycli.function.kernel import transform
 from leakycli.function.rule import Rule
+from leakycli.function.stats import NanError
 
 #: Attributes that name other arrays of the dataset. A climatology's bounds are bounds.
 _NAMING = ("coordinates", "bounds", "climatology", "grid_mapping", "ancillary_variables", "cell_measures")

@@ -264,9 +264,6 @@ class ZarrReader:
         text = shown(" ".join(str(error).split()))[:200] or type(error).__name__
         return CorruptError(f"{self._tree.where(self._key)}: cannot be opened: {text}")
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._tree, self._key, self.info, self._document, self._stored)
-
     def fetch(self, region: Box, buffer: Array) -> None:
         raise NotImplementedError("boxes are read as they are needed")
 
