@@ -131,7 +131,7 @@ def _results(rule: Rule, x: Array) -> Array:
     if rule.dtype.kind == "f":
         nans = np.isnan(y)
         y = y[~nans] if nans.any() else y
-    if rule.factor < 0:
+    if not rule.monotone:
         y.sort()
     return y
 

@@ -83,8 +83,8 @@ def test_all_bfloats_at_many_alphas(run: Run) -> None:
 def test_a_double_is_rounded_once(run: Run, dtype: str) -> None:
     """Just above, at and just below the middle between two neighbours: by way of float32 these would be rounded twice."""
     if dtype == "float32":
-        grid = np.float32([1.0, 1.5, 2.0**-140, 2.0**-126, 3e38]).astype(np.float64)
-        steps = np.spacing(grid.astype(np.float32)).astype(np.float64)
+        grid: Any = np.array([1.0, 1.5, 2.0**-140, 2.0**-126, 3e38], np.float32).astype(np.float64)
+        steps: Any = np.spacing(grid.astype(np.float32)).astype(np.float64)
     else:
         bits = np.r_[1:200:7, 0x0380:0x0480:5, 0x3C00:0x3C80].astype(np.uint16)
         half = bits.view(np.float16) if dtype == "float16" else reference.widened(bits)
