@@ -30,6 +30,11 @@ def cpus() -> int:
     return max(allowed, 1)
 
 
+def wanted_kernel() -> str:
+    """The implementation of the function that LEAKYCLI_KERNEL asks for; "" where it asks for none."""
+    return os.environ.get("LEAKYCLI_KERNEL", "")
+
+
 def memory_available() -> int | None:
     """Bytes the process could still take without pushing others out; None where the system does not say."""
     found: list[int] = []

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, Protocol
@@ -13,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from leakycli import system
 from leakycli.errors import UsageError
 from leakycli.function import reference
 from leakycli.function.rule import Pass, Rule
@@ -57,7 +57,7 @@ def _chosen(wanted: str) -> tuple[str, _MakeTally]:
 
 
 #: The implementation that runs, and what makes its tallies.
-NAME, make_tally = _chosen(os.environ.get("LEAKYCLI_KERNEL", ""))
+NAME, make_tally = _chosen(system.wanted_kernel())
 
 
 def differs(a: Array, b: Array) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Any
 
@@ -103,35 +103,41 @@ class Sample:
         The sample is of no use afterwards.
         """
         rule, values = self._rule, self._values[: self.count]
-        # Arrays of units that are not stored are in the sample by their number only.
-        ends = [np.array([fill], rule.source)] if self._values.size > self.count else []
+        # Elements of units that are not stored are in the sample by their number only.
+        times = self._values.size - self.count
         values.sort()  # NaN comes last
-        before = _Sorted(_valid(rule, values), _valid(rule, ends[0]) if ends else None, self._values.size - self.count)
-        results = [_results(rule, part) for part in before.parts]
-        after = _Sorted(results[0], results[1] if len(results) > 1 else None, before.times)
+        x = _present(rule, values)
+        more = _present(rule, np.array([fill] if times else [], rule.source))
+        before = _Sorted(_numbers(x), _numbers(more), times)
+        after = _Sorted(_results(rule, x), _results(rule, more), times)
         edges = _edges(before, after)
         return _distribution(before, edges[0], stats.before), _distribution(after, edges[1], stats.after)
 
 
-def _valid(rule: Rule, x: Array) -> Array:
-    """Sorted elements, without NaN and those that stand for no value."""
-    if x.dtype.kind == "f":
-        x = x[: x.size - int(np.count_nonzero(np.isnan(x)))]
+def _present(rule: Rule, x: Array) -> Array:
+    """Sorted elements, without those that stand for no value."""
     for value in rule.missing:
-        if not math.isnan(value):
+        if math.isnan(value):
+            x = _numbers(x)
+        else:
             first, last = np.searchsorted(x, rule.source.type(value)), np.searchsorted(x, rule.source.type(value), "right")
             x = np.delete(x, slice(first, last)) if last > first else x
     return x
 
 
+def _numbers(x: Array) -> Array:
+    """Sorted elements, without NaN."""
+    return x[: x.size - int(np.count_nonzero(np.isnan(x)))] if x.dtype.kind == "f" else x
+
+
 def _results(rule: Rule, x: Array) -> Array:
-    """The function of sorted elements, sorted, without NaN (alpha 0 makes one of -inf)."""
+    """The function of sorted elements, sorted, without NaN."""
     y = np.empty(x.size, rule.dtype)
-    Kernel(replace(rule, nan=0) if rule.dtype.kind != "f" else rule, statistics=False).add(x, y)
+    Kernel(rule, statistics=False).add(x, y)
     if rule.dtype.kind == "f":
         nans = np.isnan(y)
-        y = y[~nans] if nans.any() else y
-    if not rule.monotone:
+        y = y[~nans] if nans.any() else y  # alpha 0 makes one of -inf, which comes first
+    if not rule.monotone or _numbers(x).size < y.size:
         y.sort()
     return y
 
@@ -139,11 +145,11 @@ def _results(rule: Rule, x: Array) -> Array:
 class _Sorted:
     """Sorted numbers `x`, and among them one that occurs so many `times` more."""
 
-    def __init__(self, x: Array, more: Array | None, times: int) -> None:
+    def __init__(self, x: Array, more: Array, times: int) -> None:
+        """more: the one, if any."""
         self.x = x
-        self.times = times if more is not None and more.size else 0
-        self.parts = [x] if more is None else [x, more]
-        self.more = more[0] if more is not None and self.times else None
+        self.times = times if more.size else 0
+        self.more = more[0] if more.size else None
         self.at = self.position(float(self.more)) if self.more is not None else 0
         self.size = x.size + self.times
 
@@ -196,9 +202,11 @@ def _equal(low: float, high: float, bins: int) -> tuple[float, ...]:
     if low == high:
         half = max(0.5, abs(low) / 1024)
         low, high = max(low - half, -1.7e308), min(high + half, 1.7e308)
-    edges = [low * (1 - k / bins) + high * (k / bins) for k in range(bins + 1)]
-    edges[-1] = high
-    return tuple(edges)
+    width = high / bins - low / bins
+    # The difference of the largest numbers is none.
+    few = math.isfinite(high - low)
+    inner = (low + k * width if few else low * (1 - k / bins) + high * (k / bins) for k in range(1, bins))
+    return low, *inner, high
 
 
 def _distribution(numbers: _Sorted, edges: tuple[float, ...], summary: Summary) -> Distribution:

@@ -332,7 +332,7 @@ def test_the_source_is_not_touched(here: Path) -> None:
 def test_the_report_is_beside_dest_by_default(here: Path) -> None:
     assert _run(["apply", "in.npy", "out.npy", "--quiet"]) == 0
     report = json.loads(Path("out.npy.report.json").read_bytes())
-    assert (report["tool"], report["schema_version"]) == ("leakycli", 1)
+    assert (report["tool"], report["schema_version"]) == ("leakycli", 2)
     assert (report["source"]["path"], report["destination"]["path"]) == ("in.npy", "out.npy")
     assert report["arrays"][0]["before"]["count"] == 1000
 
