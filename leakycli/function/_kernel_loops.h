@@ -94,13 +94,14 @@ CONVERT(i8_to_i4, int64_t, int32_t)
 
 /* ---- the function ------------------------------------------------------------------------------------------------------------- */
 
-/* x and y may be the same memory. NaN is kept as it is, which the product would do but for the quiet bit. */
+/* x and y may be the same memory. NaN is kept as it is, to the bit, where a product would set its quiet bit. */
 static void FN(leaky_f)(const float *x, float *y, size_t m, float alpha) {
     SIMD
     for (size_t j = 0; j < m; j++) {
         float v = x[j], product = v * alpha;
         y[j] = v <= 0 ? product : v;
     }
+    KEEP_NAN(uint32_t, 0x7fffffffu, 0x7f800000u)
 }
 
 static void FN(leaky_d)(const double *x, double *y, size_t m, double alpha) {
@@ -109,6 +110,7 @@ static void FN(leaky_d)(const double *x, double *y, size_t m, double alpha) {
         double v = x[j], product = v * alpha;
         y[j] = v <= 0 ? product : v;
     }
+    KEEP_NAN(uint64_t, 0x7fffffffffffffffu, 0x7ff0000000000000u)
 }
 
 /* Doubles (the result, not rounded) to integers of 32 bits, as doubles; NaN becomes `nan`. Adds to clipped and nans. */
@@ -252,6 +254,9 @@ static void FN(add_lanes)(const double *d, size_t m, double *restrict sum, doubl
             biggest = size > biggest ? size : biggest;                                                                                \
             d[j] = is_finite ? (double)v - shift : 0.0;                                                                               \
         }                                                                                                                             \
+        /* clang begins these reductions with the largest finite numbers. */                                                         \
+        low = finite + neginf ? low : (TYPE)INFINITY;                                                                                 \
+        high = finite + posinf ? high : -(TYPE)INFINITY;                                                                              \
         FN(add_lanes)(d, m, s->sum, s->squares);                                                                                      \
         s->nan += nan;                                                                                                                \
         s->neginf += neginf;                                                                                                          \
