@@ -6,7 +6,16 @@ import sys
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-FLAGS = ["-std=c11", "-O3", "-fopenmp-simd", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fvisibility=hidden", "-fno-strict-aliasing"]
+FLAGS = [
+    "-std=c11",
+    "-O3",
+    "-fopenmp-simd",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=off",
+    "-fvisibility=hidden",
+    "-fno-strict-aliasing",
+]
 FLAGS += ["-Werror=implicit-function-declaration"]  # Python's headers declare the limited interface only
 
 

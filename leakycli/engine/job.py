@@ -34,7 +34,7 @@ from leakycli.errors import (
     storage_error,
 )
 from leakycli.formats import ArrayInfo, Begun, Member, Reader, Source, Target, Writer
-from leakycli.function.kernel import NAME, kernel_bytes
+from leakycli.function.kernel import NAME, kernel_bytes, with_missing
 from leakycli.function.rule import Rule
 from leakycli.function.sample import sample_bytes
 from leakycli.function.stats import Losses
@@ -171,7 +171,8 @@ class Job:
             raise UsageError(
                 f"{shown(self._source_path)}: holds several arrays and {shown(self._dest_path)} takes one; choose with --only: {names}"
             )
-        return {member.key: self._options.rule(member.array, self._source_path) for member in chosen if member.array is not None}
+        rules = {member.key: self._options.rule(member.array, self._source_path) for member in chosen if member.array is not None}
+        return {member.key: with_missing(rules[member.key], self._source.missing(member)) for member in chosen if member.key in rules}
 
     def _planned(self) -> Plan:
         self._results: dict[str, ArrayInfo] = {}

@@ -240,6 +240,10 @@ class Source(Protocol):
         """What a chunked array takes; None for one that is not chunked."""
         ...
 
+    def missing(self, member: Member) -> tuple[int | float, ...]:
+        """The elements of an array that stand for no value."""
+        ...
+
     def copy_problem(self, member: Member, other: Source, there: Member) -> str | None:
         """How a copy of `member` in another source of the same format is none, in words; None where it is one."""
         ...
@@ -276,6 +280,9 @@ class FlatSource:
 
     def usage(self, member: Member) -> None:
         return None
+
+    def missing(self, member: Member) -> tuple[int | float, ...]:
+        return ()
 
 
 class Target(Protocol):

@@ -91,6 +91,13 @@ def packing(attributes: Document) -> tuple[str, ...]:
     return tuple(name for name in _PACKING if name in attributes)
 
 
+def missing(attributes: Document, dtype: np.dtype[Any]) -> tuple[int | float, ...]:
+    """The elements that stand for no value, each once; NaN may be one."""
+    values = [value for name in _ELEMENTS if name in attributes for value in np.ravel(np.array(attributes[name], object))]
+    elements = [element for value in values if (element := _decoded(value, dtype.newbyteorder("="))) is not None]
+    return tuple({element.tobytes(): element.item() for element in elements}.values())
+
+
 def transformed(value: np.generic, rule: Rule) -> np.generic:
     """What an element becomes. Raises NanError where it is NaN and has no value in the rule's type."""
     result = np.zeros(1, rule.dtype)

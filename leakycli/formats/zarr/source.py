@@ -93,6 +93,9 @@ class ZarrSource:
         size = sum(self.tree.size(entry.key) if entry.size is None else entry.size for entry in files)
         return Usage(presence.count, presence.size, size)
 
+    def missing(self, member: Member) -> tuple[int | float, ...]:
+        return conventions.missing(self.documents[member.key].attributes, member.array.dtype) if member.array is not None else ()
+
     def _listed(self, member: Member) -> Presence | None:
         """The write units that are stored; None where there is no listing."""
         if not self.tree.listed:
