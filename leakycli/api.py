@@ -17,7 +17,6 @@ import numpy as np
 
 from leakycli import formats
 from leakycli.engine import events
-from leakycli.engine.executors import ForkedExecutor
 from leakycli.engine.job import Job, Preview
 from leakycli.engine.selection import refuse_unmet
 from leakycli.errors import LeakyError, UsageError, let_go, shown
@@ -37,23 +36,20 @@ def apply(
     dest: str,
     options: Options | None = None,
     observe: events.Observer = events.ignore,
-    processes: ForkedExecutor | None = None,
-    brief: bool = False,
 ) -> Report:
     """Write the leaky ReLU of the array file `source` to `dest` and a report beside it; returns the report.
 
     source: path of a `.npy` or `.npz` file, a Zarr array or group, a FIFO, or "-" for standard input. dest: path ending in `.npy`, `.npz`,
     `.zarr` or `.zarr.zip`, or "-". The destination appears complete or not at all; what was under its name stays until then, and for good
-    without `options.overwrite`. processes: instead of threads, where they are quicker; see there when they may be made. brief: so
-    small that it is not worth going on from; a new `.npy` is then made in fewer steps (see `publish.UnnamedPublication`).
+    without `options.overwrite`.
     """
-    with Job(source, dest, options or Options(), processes, brief) as job:
+    with Job(source, dest, options or Options()) as job:
         return job.run(observe)
 
 
-def dry_run(source: str, dest: str, options: Options | None = None, processes: ForkedExecutor | None = None) -> Preview:
+def dry_run(source: str, dest: str, options: Options | None = None) -> Preview:
     """What `apply` would do, after the same checks; nothing is written."""
-    with Job(source, dest, options or Options(), processes) as job:
+    with Job(source, dest, options or Options()) as job:
         job.check()
         return job.preview()
 

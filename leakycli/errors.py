@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Iterable
 from itertools import islice
-from typing import Any
 
 
 class LeakyError(Exception):
@@ -23,10 +22,6 @@ class StorageError(LeakyError, OSError):
     """Reading, writing or publishing failed: permission, no space, a file that vanished."""
 
     exit_code = 1
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # OSError takes its errno from two arguments, and has one here.
-        return type(self), self.args, {**self.__dict__, "errno": self.errno}
 
 
 class SourceChangedError(StorageError):

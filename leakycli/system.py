@@ -9,9 +9,6 @@ import sys
 from collections.abc import Iterator
 from functools import lru_cache
 
-#: malloc.h of glibc; the first is at most half of what one of its heaps holds, 32 MiB.
-_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD, _M_ARENA_MAX = -3, -1, -8
-
 #: Bytes from which `reserve` does something: smaller files are written at once.
 _RESERVED = 1 << 20
 
@@ -31,6 +28,11 @@ def cpus() -> int:
         if quota and quota[0].isdigit() and int(period) > 0:
             allowed = min(allowed, -(-int(quota[0]) // int(period)))
     return max(allowed, 1)
+
+
+def wanted_kernel() -> str:
+    """The implementation of the function that LEAKYCLI_KERNEL asks for; "" where it asks for none."""
+    return os.environ.get("LEAKYCLI_KERNEL", "")
 
 
 def memory_available() -> int | None:
@@ -79,21 +81,6 @@ def peak_resident() -> int:
     """Bytes of resident memory at the process's peak."""
     # Not ru_maxrss on Linux: it survives exec, so that the child of a large parent reports the parent's peak.
     return _status("VmHWM:") or _max_rss()
-
-
-def keep_freed_memory() -> None:
-    """Let this process, and those forked from it, keep freed memory for its next use instead of giving it back to the system at once.
-
-    Codecs take and free a few buffers for each chunk, and to be given fresh pages for them took as long as copying. For programs: it is no
-    library's to decide. glibc only; elsewhere nothing is done.
-
-    All threads take from one arena: what is kept in one is of no use to another, and codecs run in several. With an arena for each, the
-    peak was up to 7 chunks above the projected for codecs whose output grows as it comes (gzip, version 2).
-    """
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)
-        libc.mallopt(_M_TRIM_THRESHOLD, 256 << 20)
-        libc.mallopt(_M_ARENA_MAX, 1)
 
 
 def _status(field: str) -> int:

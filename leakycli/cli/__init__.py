@@ -54,7 +54,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line with the process's arguments, and end the process."""
-    # The workers are ours. numpy's OpenBLAS starts a thread for each processor, which spins for a while when there is nothing to do.
+    # The workers are ours: numpy's OpenBLAS would start a thread for each processor, of no use here.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Importing makes objects that stay. To look for garbage after every 700, and through all at the end, takes longer than a small file.
     gc.set_threshold(10_000)

@@ -4,7 +4,8 @@ A file of lines, each the CRC-32 of its JSON and the JSON; a line that is torn o
 
     begin     the fingerprint of the job, host and boot, whether data were flushed to disk before each line, bytes to do
     member    what a finished member of the source gave, and what the target must know of it
-    reached   how far the member after those came: its position, what it gave so far, the state of its writer
+    reached   how far the member after those came: its position, what it gave so far, the state of its writer; of the sample of its
+              elements, those since the line before
     publish   what the finished result is on disk, just before it gets its name
 
 Lines are written every `EVERY` seconds, not for every region: what came after the last one is done again. So small jobs write none but
@@ -24,7 +25,7 @@ from functools import cache
 from typing import Any
 
 #: Changes when journals of older versions cannot be gone on from.
-FORMAT = 3
+FORMAT = 4
 
 #: Seconds between lines, without and with flushing the data to disk before.
 EVERY = 0.1
@@ -38,7 +39,7 @@ _BEGINNING = b'01234567 {"begin":'
 
 @dataclass(slots=True)
 class Past:
-    """What a journal tells of an earlier run. bytes: of input done, and in all."""
+    """What a journal tells of an earlier run. bytes: of input done, and in all. sample: of the member that was reached, line by line."""
 
     fingerprint: Record
     host: str
@@ -48,6 +49,7 @@ class Past:
     bytes: int = 0
     members: dict[str, Record] = field(default_factory=dict)
     reached: Record | None = None
+    sample: list[str] = field(default_factory=list)
     published: Record | None = None
 
     @property
@@ -169,8 +171,11 @@ def _take(past: Past, record: Record) -> None:
     if "member" in record:
         past.members[record["member"]["key"]] = record["member"]
         past.bytes = record["member"]["bytes"]
-        past.reached = None
+        past.reached, past.sample = None, []
     elif "reached" in record:
+        if not record["reached"]["sample_from"]:
+            past.sample = []
+        past.sample.append(record["reached"]["sample"])
         past.reached = record["reached"]
         past.bytes = record["reached"]["bytes"]
     elif "publish" in record:

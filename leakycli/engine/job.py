@@ -18,10 +18,10 @@ from leakycli._version import __version__
 from leakycli.destination.journal import Journal, Past
 from leakycli.destination.publish import FilePublication, Publication, UnnamedPublication, check_distinct, remove, resolve
 from leakycli.engine import events
-from leakycli.engine.executors import ForkedExecutor, local_executor
+from leakycli.engine.executors import local_executor
 from leakycli.engine.plan import ArrayPlan, GridPlan, Memory, Plan
 from leakycli.engine.route import OF_REGION_AT_ONCE, array_plan, copy_array, fitting_reader, fitting_writer, result_info
-from leakycli.engine.transform import ArrayResult, run
+from leakycli.engine.transform import ArrayResult, Progress, run
 from leakycli.errors import (
     CorruptError,
     DifferenceError,
@@ -37,11 +37,13 @@ from leakycli.errors import (
     storage_error,
 )
 from leakycli.formats import ArrayInfo, Begun, Chunking, Member, Reader, Source, Target, Writer
-from leakycli.function.onepass import sample_stride, scratch_bytes
-from leakycli.function.rule import Losses, Rule
+from leakycli.function.kernel import NAME, kernel_bytes, with_missing
+from leakycli.function.rule import Rule
+from leakycli.function.sample import sample_bytes
+from leakycli.function.stats import Losses
 from leakycli.options import Options, ignored, place
 from leakycli.regions import Box, Presence, Span
-from leakycli.report.model import ArrayReport, Cost, Distribution, Endpoint, Report, Statistics, plain
+from leakycli.report.model import ArrayReport, Cost, Endpoint, Report, Statistics, plain
 
 if TYPE_CHECKING:
     from leakycli.stores.remote import Remote
@@ -49,8 +51,8 @@ if TYPE_CHECKING:
 #: What requests take beside a region, as a multiple of its bytes in and out: bodies as they come in and go out, and copies of those.
 REQUESTS = 1.0
 
-#: Bytes of input from which on the work of one source is shared among processes.
-WORTH_PROCESSES = 16 << 20
+#: Bytes of a `.npy` up to which a run is not worth resuming: its result is made without a name and a journal, where the system allows that.
+SMALL = 1 << 20
 
 #: What is near the beginning of each report.
 OURS = b'"tool": "leakycli"'
@@ -89,7 +91,7 @@ class Preview:
     alpha: float
     arrays: tuple[PlannedArray, ...]
     plan: Plan
-    engine: str
+    kernel: str
     warnings: tuple[str, ...]
 
     @property
@@ -104,17 +106,13 @@ class Preview:
 class Job:
     """One source on its way to one destination: opened, checked and planned when made, before anything is written."""
 
-    def __init__(self, source: str, dest: str, options: Options, processes: ForkedExecutor | None = None, brief: bool = False) -> None:
-        """processes: to be used instead of threads where that is quicker. brief: so small that it is not worth going on from."""
+    def __init__(self, source: str, dest: str, options: Options) -> None:
         # A Zarr store is one thing, with or without a slash at its end.
         dest = dest.rstrip("/") if dest.rstrip("/").lower().endswith(".zarr") else dest
         self._source_path, self._dest_path, self._options = source, dest, options
         self._stream_out = dest == "-"
         self._journal: Journal | None = None
         self._worked_bytes = 0
-        self._processes = processes
-        kept = options.overwrite or options.resume or options.fsync or options.verify or set(options.reports) - {"none"}
-        self._brief = brief and processes is None and hasattr(os, "O_TMPFILE") and not kept
         self._publication: Publication | None = None
         self._remote = any(map(formats.is_url, (source, dest)))
         self._stack = contextlib.ExitStack()
@@ -170,9 +168,15 @@ class Job:
             from leakycli.destination.object_store import UrlPublication
 
             return UrlPublication(dest, options.storage_options, options.resume, options.fsync)
-        if self._brief and self._format == "npy":
+        if self._format == "npy" and self._is_small():
             return UnnamedPublication(resolve(dest), options.parents)
         return FilePublication(resolve(dest), options.overwrite, options.parents, options.resume, options.fsync)
+
+    def _is_small(self) -> bool:
+        """Whether all is done at once, so that there is nothing to keep of a run that does not end."""
+        options = self._options
+        kept = options.overwrite or options.resume or options.fsync or options.verify or set(options.reports) - {"none"}
+        return hasattr(os, "O_TMPFILE") and not kept and formats.is_small_file(self._source_path, SMALL)
 
     def _report_paths(self) -> tuple[str, ...]:
         """Where reports go: beside the destination, and where asked for; each once, however it was written."""
@@ -218,7 +222,8 @@ class Job:
                 else (f"{shown(self._dest_path)} takes one", "give DEST a name in .npz or .zarr")
             )
             raise UsageError(f"{shown(self._source_path)}: holds several arrays and {takes}; {way}, or choose one with --only: {names}")
-        return {member.key: self._options.rule(member.array, self._source_path) for member in chosen if member.array is not None}
+        rules = {member.key: self._options.rule(member.array, self._source_path) for member in chosen if member.array is not None}
+        return {member.key: with_missing(rules[member.key], self._source.missing(member)) for member in chosen if member.key in rules}
 
     def _planned(self) -> Plan:
         self._results: dict[str, ArrayInfo] = {}
@@ -230,9 +235,10 @@ class Job:
                 continue
             result = result_info(array, rule, self._format, self._options.layout, self._source, member)
             self._results[member.key] = result
-            scratch, beside = 0, REQUESTS * self._remote
+            scratch, once, beside = 0, 0, REQUESTS * self._remote
             if rule is not None:
-                scratch = scratch_bytes(rule, array.size)
+                scratch = kernel_bytes(rule, array.chunking is None and result.chunking is None)
+                once = sample_bytes(rule, array.size)
                 if self._options.verify:
                     from leakycli.engine.verify import comparing_bytes
 
@@ -249,29 +255,15 @@ class Job:
                     self._stored(member),
                     beside,
                     self._remote,
+                    once,
                 )
             )
         try:
             read = (member for member in self._source.members if self._format != "npy" or member.key in self._members)
             held = max((member.memory for member in read), default=0)
-            return self._plan_with_processes(tuple(arrays), held) or self._options.plan(tuple(arrays), remote=self._remote, held=held)
+            return self._options.plan(tuple(arrays), self._remote, held)
         except UsageError as error:
             raise UsageError(f"{shown(self._source_path)}: {error}") from None
-
-    def _plan_with_processes(self, arrays: tuple[ArrayPlan[Any], ...], held: int) -> Plan | None:
-        """A plan whose workers are processes; None where those are no gain, or do not fit into memory.
-
-        They are none for what goes in order: its bytes would have to go through pipes, and its compressors are long calls that threads
-        run side by side. Nor for what is behind a URL: the thread that makes requests does not survive a fork.
-        """
-        ordered = any(array.ordered_in or array.ordered_out for array in arrays)
-        if self._processes is not None and not ordered and not self._remote and sum(array.bytes_in for array in arrays) >= WORTH_PROCESSES:
-            plan = self._options.plan(arrays, self._processes, held=held)
-            if plan.workers > 1:
-                self._processes.keep(plan.workers)
-                return plan
-        self._processes = None
-        return None
 
     def _carried(self, member: Member) -> bool:
         """Whether a member that is not transformed is read as an array and written as one: from one kind of format to another."""
@@ -360,7 +352,7 @@ class Job:
             self._options.alpha,
             tuple(arrays),
             self.plan,
-            "threads" if self._processes is None else "processes",
+            NAME,
             self._warnings(),
         )
 
@@ -504,7 +496,7 @@ class Job:
         planned = {array.name: array for array in self.plan.arrays}
         with contextlib.ExitStack() as stack:
             stack.enter_context(stopping.guarded())
-            executor = self._processes or stack.enter_context(local_executor(self.plan.workers, self.plan.regions))
+            executor = stack.enter_context(local_executor(self.plan.workers, self.plan.regions))
             spool = stack.enter_context(self._spool())
             for member in self._source.members:
                 plan, rule = planned.get(member.key), self._members.get(member.key)
@@ -514,7 +506,7 @@ class Job:
                     target.restore(None if plan is None else self._results[member.key], self._source, member, rule, kept["target"])
                     self._pipelines[member.key] = kept["pipeline"]
                     if rule is not None:
-                        results[member.key] = ArrayResult.from_json(rule, kept["result"])
+                        results[member.key] = ArrayResult.from_json(kept["result"])
                     if plan is not None:
                         self._tell(plan, plan.bytes_in, plan.bytes_out, observe)
                     continue
@@ -543,7 +535,8 @@ class Job:
             recut = plan.recut(past.reached["cut"])
             if recut is not None and recut.memory(self.plan.workers) <= max(self.plan.memory.budget, plan.memory(self.plan.workers)):
                 plan, state = recut, Begun(past.reached["writer"])
-                reached = past.reached["position"], ArrayResult.from_json(rule, past.reached["result"])
+                reached = past.reached["position"], Progress(rule, plan.size)
+                reached[1].restore(past.reached["stats"], past.sample)
                 share = past.reached["bytes"] - self._worked_bytes
                 self._tell(plan, share, share * plan.itemsize_out // plan.itemsize_in, observe)
         with (
@@ -566,31 +559,33 @@ class Job:
         plan: ArrayPlan[Any],
         rule: Rule,
         ends: tuple[Reader[Any], Writer[Any]],
-        means: tuple[Executor, tuple[int, ArrayResult] | None],
+        means: tuple[Executor, tuple[int, Progress] | None],
         observe: events.Observer,
     ) -> ArrayResult:
         executor, reached = means
 
-        def done(region: Span | Box, so_far: ArrayResult) -> None:
+        def done(region: Span | Box, so_far: Progress) -> None:
             sizes = region.size * plan.itemsize_in, region.size * plan.itemsize_out
             self._worked_bytes += sizes[0]
             if self._journal is not None and plan.count > 1:
                 # Copies, taken when nothing is half done: a signal may end the run at any moment.
-                position, state, copied, worked = plan.position(region), ends[1].state(), so_far.copy(), self._worked_bytes
+                position, state, worked, held = plan.position(region), ends[1].state(), self._worked_bytes, so_far.held()
                 self._journal.reached(
                     lambda: {
                         "key": plan.name,
                         "cut": plan.cut,
                         "position": position,
                         "writer": state,
-                        "result": copied.to_json(),
                         "bytes": worked,
+                        **held(),
                     }
                 )
 
             observe(events.RegionDone(self._source_path, plan.name, *sizes))
 
-        return run(plan, rule, ends, executor, self.plan.workers, done, reached)
+        chunking = ends[0].info.chunking
+        progress = run(plan, rule, ends, executor, self.plan.workers, done, reached)
+        return progress.finish(0 if chunking is None or chunking.fill is None else chunking.fill)
 
     def _tell(self, plan: ArrayPlan[Any], bytes_in: int, bytes_out: int, observe: events.Observer) -> None:
         """Of what an earlier run has done."""
@@ -614,7 +609,7 @@ class Job:
     def _kept_results(self, past: Past) -> dict[str, ArrayResult]:
         """What an earlier run that finished every member has told of them."""
         self._pipelines = {key: kept["pipeline"] for key, kept in past.members.items()}
-        return {key: ArrayResult.from_json(rule, past.members[key]["result"]) for key, rule in self._members.items()}
+        return {key: ArrayResult.from_json(past.members[key]["result"]) for key in self._members}
 
     @contextlib.contextmanager
     def _spool(self) -> Iterator[str]:
@@ -634,7 +629,7 @@ class Job:
         if not self._options.strict:
             return
         for member in self._source.members:
-            lost = results[member.key].losses if member.key in results else Losses()
+            lost = results[member.key].stats.losses if member.key in results else Losses()
             if lost.overflowed or lost.clipped:
                 raise LossError(
                     f"{place(self._source_path, member.name)}{counted(lost.overflowed, 'element')} overflowed and {lost.clipped} "
@@ -650,7 +645,6 @@ class Job:
                 (partial if isinstance(partial, str) else self._dest_path, found),
                 self._options,
                 run_plan=self.plan,
-                processes=self._processes,
             )
         if not comparison.equal:
             raise DifferenceError(f"{comparison.message()}; nothing was published")
@@ -703,11 +697,11 @@ class Job:
             bytes_written=written,
             throughput=round((read + written) / seconds, 1),
             workers=planned.workers,
-            engine="threads" if self._processes is None else "processes",
+            kernel=NAME,
             codec_pipeline=", ".join(sorted({array.codec_pipeline for array in arrays if array.codec_pipeline})) or None,
             memory_bound=planned.memory.bound,
             memory_projected=planned.memory.projected,
-            memory_measured=system.peak_resident() + (self._processes.peak_resident() if self._processes is not None else 0),
+            memory_measured=system.peak_resident(),
         )
         return Report(
             version=__version__,
@@ -751,7 +745,6 @@ def _array_report(
     chunking = (written or array).chunking
     if rule is None or result is None:
         return ArrayReport.copied(array.name, array.shape, order, array.dtype.name, chunking)
-    stride = sample_stride(rule, array.size)
     return ArrayReport(
         name=array.name,
         action="transformed",
@@ -764,9 +757,7 @@ def _array_report(
         dtype_before=array.dtype.name,
         dtype_after=rule.dtype.name,
         factor=rule.factor,
-        before=Statistics.of(result.before),
-        after=Statistics.of(result.after),
-        losses=result.losses,
-        histogram_before=Distribution.of(result.histogram_before, stride),
-        histogram_after=Distribution.of(result.histogram_after, stride),
+        before=Statistics.of(result.stats.before, result.before),
+        after=Statistics.of(result.stats.after, result.after),
+        losses=result.stats.losses,
     )

@@ -259,6 +259,15 @@ def is_regular(path: str) -> bool:
         return False
 
 
+def is_small_file(path: str, most: int) -> bool:
+    """Whether `path` is a `.npy` file of at most so many bytes."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return False
+    return path.lower().endswith(".npy") and stat.S_ISREG(found.st_mode) and found.st_size <= most
+
+
 __all__ = [
     "DOCUMENTS",
     "FORMATS",
@@ -283,6 +292,7 @@ __all__ = [
     "dest_format",
     "fingerprint",
     "is_regular",
+    "is_small_file",
     "is_stream",
     "is_unchanged",
     "is_url",

@@ -1,7 +1,6 @@
 """What every storage format offers: `Source` and `Target`, made of `Reader`s and `Writer`s of single arrays.
 
-A reader or writer is used by several threads at once and pickles as what it takes to open it again. Sequential ones are fetched from
-and committed to in plan order, by one thread.
+A reader or writer is used by several threads at once. Sequential ones are fetched from and committed to in plan order, by one thread.
 """
 
 from __future__ import annotations
@@ -247,6 +246,10 @@ class Source(Protocol):
         """What a chunked array takes; None for one that is not chunked."""
         ...
 
+    def missing(self, member: Member) -> tuple[int | float, ...]:
+        """The elements of an array that stand for no value."""
+        ...
+
     def copy_problem(self, member: Member, other: Source, there: Member) -> str | None:
         """How a copy of `member` in another source of the same format is none, in words; None where it is one."""
         ...
@@ -309,6 +312,9 @@ class FlatSource:
 
     def usage(self, member: Member) -> None:
         return None
+
+    def missing(self, member: Member) -> tuple[int | float, ...]:
+        return ()
 
 
 class Target(Protocol):

@@ -51,9 +51,6 @@ class BoxReader:
         self.info, self.sequential = reader.info, reader.sequential
         self.decodes, self.cumulative = reader.decodes, reader.cumulative
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._reader,)
-
     def fetch(self, region: Box, buffer: Array) -> None:
         (run,) = runs(region, self.info)
         self._reader.fetch(run, buffer)
@@ -81,9 +78,6 @@ class BoxWriter:
     def __init__(self, writer: Writer[Span]) -> None:
         self._writer = writer
         self.info, self.sequential = writer.info, writer.sequential
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._writer,)
 
     def write(self, region: Box, y: Array) -> Any:
         flat, at, payload = y.reshape(-1, order="F" if self.info.fortran else "C"), 0, None

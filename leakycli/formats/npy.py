@@ -217,9 +217,6 @@ class NpyReader:
         except OSError as error:
             raise storage_error(error, path, "cannot read") from None
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._path, self.info, self._offset)
-
     def fetch(self, region: Span, buffer: Array) -> None:
         raise NotImplementedError("spans of a file are read as they are needed")
 
@@ -449,9 +446,6 @@ class NpyWriter:
             self._fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         except OSError as error:
             raise storage_error(error, path, "cannot write") from None
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._path, self.info, self.offset)
 
     def write(self, span: Span, y: Array) -> Any:
         view, done = y.view(np.uint8).data, 0

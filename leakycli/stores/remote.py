@@ -99,9 +99,6 @@ class Remote:
             fs.retries = 1
         return fs if fs.async_impl else AsyncFileSystemWrapper(fs, asynchronous=False)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.url, self.options, self.held)
-
     @property
     def listed(self) -> bool:
         """Whether it can tell what is under a key; a web server cannot."""

@@ -332,7 +332,7 @@ def test_the_source_is_not_touched(here: Path) -> None:
 def test_the_report_is_beside_dest_by_default(here: Path) -> None:
     assert _run(["apply", "in.npy", "out.npy", "--quiet"]) == 0
     report = json.loads(Path("out.npy.report.json").read_bytes())
-    assert (report["tool"], report["schema_version"]) == ("leakycli", 1)
+    assert (report["tool"], report["schema_version"]) == ("leakycli", 2)
     assert (report["source"]["path"], report["destination"]["path"]) == ("in.npy", "out.npy")
     assert report["arrays"][0]["before"]["count"] == 1000
 
@@ -587,7 +587,7 @@ def test_one_of_many_has_no_name_until_it_is_complete(here: Path) -> None:
     names: list[str] = []
     old = os.umask(0o027)
     try:
-        report = apply("in.npy", "out.npy", observe=seen, brief=True)
+        report = apply("in.npy", "out.npy", observe=seen)
     finally:
         os.umask(old)
     # Whatever ends the run there leaves nothing.
@@ -605,19 +605,19 @@ def test_one_of_many_has_no_name_until_it_is_complete(here: Path) -> None:
 @needs_unnamed
 def test_one_of_many_replaces_nothing(here: Path) -> None:
     with pytest.raises(UsageError, match="appeared while this run worked"):
-        apply("in.npy", "out.npy", observe=AtFirstRegion(lambda: Path("out.npy").write_text("other")), brief=True)
+        apply("in.npy", "out.npy", observe=AtFirstRegion(lambda: Path("out.npy").write_text("other")))
     assert sorted(os.listdir()) == ["in.npy", "out.npy"]
     assert Path("out.npy").read_text() == "other"
     with pytest.raises(UsageError, match="exists; give --overwrite"):
-        apply("in.npy", "out.npy", brief=True)
-    apply("in.npy", "out.npy", Options(overwrite=True), brief=True)
+        apply("in.npy", "out.npy")
+    apply("in.npy", "out.npy", Options(overwrite=True))
     assert np.array_equal(np.load("out.npy"), defined(SMALL))
 
 
 @needs_unnamed
 def test_one_of_many_leaves_the_result_and_report_of_a_quicker_run(here: Path) -> None:
     with pytest.raises(UsageError, match="appeared while this run worked"):
-        apply("in.npy", "out.npy", Options(alpha=0.5), AtFirstRegion(lambda: apply("in.npy", "out.npy")), brief=True)
+        apply("in.npy", "out.npy", Options(alpha=0.5), AtFirstRegion(lambda: apply("in.npy", "out.npy")))
     assert np.array_equal(np.load("out.npy"), defined(SMALL))
     assert json.loads(Path("out.npy.report.json").read_text())["parameters"]["alpha"] == 0.2
     assert sorted(os.listdir()) == ["in.npy", "out.npy", "out.npy.report.json"]
@@ -627,7 +627,7 @@ def test_one_of_many_leaves_the_result_and_report_of_a_quicker_run(here: Path) -
 def test_one_of_many_replaces_the_report_of_a_result_that_is_gone(here: Path) -> None:
     apply("in.npy", "out.npy")
     os.unlink("out.npy")
-    apply("in.npy", "out.npy", Options(alpha=0.5), brief=True)
+    apply("in.npy", "out.npy", Options(alpha=0.5))
     assert json.loads(Path("out.npy.report.json").read_text())["parameters"]["alpha"] == 0.5
 
 
@@ -639,7 +639,7 @@ def test_one_of_many_follows_a_link_to_another_file_system(here: Path) -> None:
     target = shm / f"leakycli-{os.getpid()}.npy"
     Path("out.npy").symlink_to(target)
     try:
-        apply("in.npy", "out.npy", brief=True)
+        apply("in.npy", "out.npy")
         assert np.array_equal(np.load(target), defined(SMALL))
         assert sorted(os.listdir()) == ["in.npy", "out.npy", "out.npy.report.json"]
     finally:
@@ -651,7 +651,7 @@ def test_what_fails_for_one_of_many_is_called_by_its_name(here: Path) -> None:
     np.save("large.npy", np.ones(100_000, np.float32))
     code = "import resource, leakycli, leakycli.errors; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))\n"
     code += "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-    code += "try: leakycli.apply('large.npy', 'out.npy', brief=True)\nexcept leakycli.errors.LeakyError as error: print(error)"
+    code += "try: leakycli.apply('large.npy', 'out.npy')\nexcept leakycli.errors.LeakyError as error: print(error)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.startswith("cannot write out.npy: ")
     assert "/proc" not in said
@@ -662,7 +662,7 @@ def test_what_fails_for_one_of_many_is_called_by_its_name(here: Path) -> None:
 def test_one_of_many_leaves_alone_what_another_run_left(here: Path) -> None:
     Path("out.npy.partial").write_text("left")
     with pytest.raises(UsageError, match="is in the way"):
-        apply("in.npy", "out.npy", brief=True)
+        apply("in.npy", "out.npy")
     assert Path("out.npy.partial").read_text() == "left"
 
 
@@ -678,7 +678,7 @@ def test_where_there_are_no_unnamed_files_one_of_many_is_made_as_any_other(here:
 
     opened = os.open
     monkeypatch.setattr(os, "open", refuse)
-    apply("in.npy", "out.npy", brief=True)
+    apply("in.npy", "out.npy")
     assert refused
     assert np.array_equal(np.load("out.npy"), defined(SMALL))
     assert sorted(os.listdir()) == ["in.npy", "out.npy", "out.npy.report.json"]

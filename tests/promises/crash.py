@@ -37,9 +37,10 @@ import leakycli.formats.npz
 import leakycli.formats.zarr
 from leakycli import Options
 from leakycli.destination import journal, publish
-from leakycli.engine import plan
+from leakycli.engine import job, plan
 
 #: Small arrays in many regions, and a line for each.
+job.SMALL = 0
 plan.UNIT_BYTES = 1 << 12
 plan.REGION_UNITS = 2
 plan.REGION_BYTES = 1 << 13

@@ -366,9 +366,6 @@ class NpzStoredReader(NpyReader):
         self._start, self._header, self._declared = start, header, declared
         self._crc = isal_zlib.crc32(header)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._path, self.info, self._start, self._header, self._declared)
-
     def read(self, span: Span, buffer: Array) -> tuple[Array, Any]:
         found, _ = super().read(span, buffer)
         return found, (isal_zlib.crc32(found.view(np.uint8)), found.nbytes)

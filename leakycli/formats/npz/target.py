@@ -216,9 +216,6 @@ class NpzStoredWriter(NpyWriter):
         super().__init__(path, info, offset)
         self._member = member
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._path, self.info, self.offset, None)
-
     def write(self, span: Span, y: Array) -> tuple[int, int]:
         super().write(span, y)
         return isal_zlib.crc32(y.view(np.uint8)), y.nbytes
@@ -247,9 +244,6 @@ class NpzOrderedWriter:
     def __init__(self, info: ArrayInfo | None, compressor: Compressor, member: tuple[NpzTarget, z.Entry] | None) -> None:
         """info: None for bytes that are no array. member: for the one that commits; a copy elsewhere has none."""
         self._info, self._compressor, self._member = info, compressor, member
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._info, self._compressor, None)
 
     @property
     def info(self) -> ArrayInfo:

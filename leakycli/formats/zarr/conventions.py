@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from leakycli.formats.zarr.metadata import ArrayDocument, Document, decode_fill, encode_fill
-from leakycli.function.kernel import NanError, transform
+from leakycli.function.kernel import transform
 from leakycli.function.rule import Rule
+from leakycli.function.stats import NanError
 
 #: Attributes that name other arrays of the dataset. A climatology's bounds are bounds.
 _NAMING = ("coordinates", "bounds", "climatology", "grid_mapping", "ancillary_variables", "cell_measures")
@@ -88,6 +89,13 @@ def _resolved(name: str, group: str, arrays: Mapping[str, ArrayDocument]) -> str
 def packing(attributes: Document) -> tuple[str, ...]:
     """The attributes that make other values of the stored numbers."""
     return tuple(name for name in _PACKING if name in attributes)
+
+
+def missing(attributes: Document, dtype: np.dtype[Any]) -> tuple[int | float, ...]:
+    """The elements that stand for no value, each once; NaN may be one."""
+    values = [value for name in _ELEMENTS if name in attributes for value in np.ravel(np.array(attributes[name], object))]
+    elements = [element for value in values if (element := _decoded(value, dtype.newbyteorder("="))) is not None]
+    return tuple({element.tobytes(): element.item() for element in elements}.values())
 
 
 def transformed(value: np.generic, rule: Rule) -> np.generic:

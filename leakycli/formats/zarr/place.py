@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Protocol
 
 from zarr.abc.store import Store
 from zarr.storage import LocalStore
@@ -31,7 +31,7 @@ def _with_folder(path: str, flags: int) -> int:
 
 
 class Place(Tree, Protocol):
-    """A tree that is written to; picklable, for others to write to it too. Its store is for writing."""
+    """A tree that is written to. Its store is for writing."""
 
     def write(self, key: str, data: bytes) -> None:
         """Raises StorageError."""
@@ -67,9 +67,6 @@ class FolderPlace(FolderTree):
             self._identity = os.stat(path)
         except OSError as error:
             raise storage_error(error, path, "cannot write") from None
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.path, True)
 
     def write(self, key: str, data: bytes) -> None:
         self.put(key, data)

@@ -93,6 +93,9 @@ class ZarrSource:
         size = sum(self.tree.size(entry.key) if entry.size is None else entry.size for entry in files)
         return Usage(presence.count, presence.size, size)
 
+    def missing(self, member: Member) -> tuple[int | float, ...]:
+        return conventions.missing(self.documents[member.key].attributes, member.array.dtype) if member.array is not None else ()
+
     def _listed(self, member: Member) -> Presence | None:
         """The write units that are stored; None where there is no listing."""
         if not self.tree.listed:
@@ -263,9 +266,6 @@ class ZarrReader:
             return found
         text = shown(" ".join(str(error).split()))[:200] or type(error).__name__
         return CorruptError(f"{self._tree.where(self._key)}: cannot be opened: {text}")
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._tree, self._key, self.info, self._document, self._stored)
 
     def fetch(self, region: Box, buffer: Array) -> None:
         raise NotImplementedError("boxes are read as they are needed")

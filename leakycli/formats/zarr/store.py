@@ -33,9 +33,6 @@ class RemoteStore(FsspecStore):
         self.path = remote.path("").removesuffix(remote.query)
         self._remote = remote
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._remote, self.read_only)
-
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RemoteStore) and other._remote is self._remote and other.read_only == self.read_only
 

@@ -28,8 +28,8 @@ from leakycli.formats.zarr.metadata import ArrayDocument
 from leakycli.formats.zarr.place import FolderPlace, Place, UrlPlace
 from leakycli.formats.zarr.source import ZarrSource
 from leakycli.formats.zipfile import pack
-from leakycli.function.kernel import NanError
 from leakycli.function.rule import Rule
+from leakycli.function.stats import NanError
 from leakycli.regions import Box, Grid, Index
 from leakycli.stores.remote import Remote
 
@@ -388,9 +388,6 @@ class ZarrWriter:
         self._grid = Grid(document.shape, document.unit)
         self._array = engine.OpenArray(place.store(), key, document, place.files, write_empty)
         self.pipeline = self._array.pipeline
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), self._parts
 
     def write(self, region: Box, y: Array) -> Box:
         try:

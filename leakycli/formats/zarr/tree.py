@@ -40,7 +40,7 @@ _MOST_LINKS = 2
 
 
 class Tree(Protocol):
-    """Where a hierarchy is kept; picklable."""
+    """Where a hierarchy is kept."""
 
     path: str
 
@@ -216,9 +216,6 @@ class ZipTree:
                     break
                 self._folders.add(name)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.path,)
-
     def where(self, key: str) -> str:
         return shown(f"{self.path}/{key}" if key else self.path)
 
@@ -277,9 +274,6 @@ class UrlTree:
 
     def __init__(self, remote: Remote) -> None:
         self.remote, self.path, self.listed = remote, remote.url, remote.listed
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.remote,)
 
     def where(self, key: str) -> str:
         return self.remote.where(key)

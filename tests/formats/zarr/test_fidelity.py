@@ -7,6 +7,7 @@ import contextlib
 import copy
 import functools
 import json
+import math
 import os
 import re
 import struct
@@ -791,3 +792,30 @@ def test_of_a_million_chunks_in_shards_those_shards_that_are_stored_are_read_and
     assert (summary.count, summary.zero, summary.positive) == (16_000_000, 1, 9)
     rows = [by_tensorstore(store, slice(0, 40)) for store in (source, out)]
     np.testing.assert_array_equal(rows[1], defined(rows[0]))
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize(("dtype", "fill"), [("f4", -9999.0), ("f4", math.nan), ("f8", 1e20), ("i2", -1)])
+def test_missing_elements_are_transformed_and_counted_apart(tmp_path: Path, zarr_format: Any, dtype: str, fill: float) -> None:
+    rng = np.random.default_rng(3)
+    x = (100 * rng.standard_normal((50, 40))).astype(dtype)
+    x[x == np.array(fill, dtype)] = 0
+    gone = rng.random(x.shape) < 0.2
+    x[gone] = fill
+    array = zarr.create_array(str(tmp_path / "in.zarr"), shape=x.shape, dtype=dtype, chunks=(20, 20), zarr_format=zarr_format)
+    array[:] = x
+    array.attrs["missing_value"] = fill if math.isfinite(fill) else "NaN" if zarr_format == 2 else fill
+    report = leakycli.apply(str(tmp_path / "in.zarr"), str(tmp_path / "out.npy"), Options(dtype="float64")).arrays[0]
+    assert (report.before, report.after) != (None, None)
+    y = np.load(tmp_path / "out.npy")
+    assert np.array_equal(y, leakycli.leaky_relu(x, dtype="float64"), equal_nan=True)
+    for side, elements in ((report.before, x), (report.after, y)):
+        assert side is not None
+        present = elements[~gone].astype(float)
+        assert (side.count, side.missing) == (x.size, gone.sum())
+        assert side.negative + side.zero + side.positive + side.nan + side.missing == side.count
+        assert (side.positive, side.nan) == ((present > 0).sum(), 0)
+        assert (side.min, side.max) == (present.min(), present.max())
+        assert side.mean == pytest.approx(present.mean(), rel=1e-9)
+        assert side.std == pytest.approx(present.std(), rel=1e-9)
+        assert side.histogram.sampled == present.size
