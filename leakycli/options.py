@@ -105,7 +105,8 @@ class Options:
             raise UsageError(f"{shown(path)}: no array is left to transform ({hint}); there are: {names}")
         for member in chosen:
             if member.problem is not None:
-                raise member.problem
+                hint = "" if self.only or not member.name else f"; leave it out with --skip {shown(member.name)}"
+                raise type(member.problem)(f"{member.problem}{hint}")
             if member.reserved is not None and member.name and member.name not in self.only:
                 raise member.reserved
         return chosen

@@ -33,7 +33,7 @@ from leakycli.errors import (
     shown,
     storage_error,
 )
-from leakycli.formats import ArrayInfo, Begun, Member, Reader, Source, Target, Writer
+from leakycli.formats import ArrayInfo, Begun, Mask, Member, Reader, Source, Target, Writer
 from leakycli.function.onepass import sample_stride, scratch_bytes
 from leakycli.function.rule import Losses, Rule
 from leakycli.options import Options, place
@@ -221,14 +221,7 @@ class Job:
         return None
 
     def _carried(self, member: Member) -> bool:
-        """Whether a member that is not transformed is read as an array and written as one: from one kind of format to another."""
-        if self._format == "npy" or _family(self._format) == _family(self._source.format):
-            return False
-        if member.problem is not None:
-            raise type(member.problem)(
-                f"{member.problem} (an array that is not chosen is copied, which this one cannot be from Zarr to npz)"
-            )
-        return member.array is not None
+        return formats.carries(self._format, self._options.layout, self._source, member)
 
     def _stored(self, member: Member) -> Callable[[], Presence | None]:
         return lambda: self._source.stored(member)
@@ -425,7 +418,8 @@ class Job:
             ends = fitting_reader(plan, reader, spool), fitting_writer(plan, writer, spool, state is not None)
             try:
                 if rule is not None:
-                    return self._run(plan, rule, ends, (executor, reached), observe)
+                    mask = self._source.mask(member, rule) if self._format.startswith("zarr") else None
+                    return self._run(plan, rule, ends, (executor, reached), observe, mask)
                 copy_array(plan, ends)
                 return None
             except LossError as error:
@@ -438,6 +432,7 @@ class Job:
         ends: tuple[Reader[Any], Writer[Any]],
         means: tuple[Executor, tuple[int, ArrayResult] | None],
         observe: events.Observer,
+        mask: Mask | None,
     ) -> ArrayResult:
         executor, reached = means
 
@@ -460,7 +455,7 @@ class Job:
 
             observe(events.RegionDone(self._source_path, plan.name, *sizes))
 
-        return run(plan, rule, ends, executor, self.plan.workers, done, reached)
+        return run(plan, rule, ends, executor, self.plan.workers, done, reached, mask)
 
     def _tell(self, plan: ArrayPlan[Any], bytes_in: int, bytes_out: int, observe: events.Observer) -> None:
         """Of what an earlier run has done."""
@@ -505,10 +500,11 @@ class Job:
             return
         for member in self._source.members:
             lost = results[member.key].losses if member.key in results else Losses()
-            if lost.overflowed or lost.clipped:
+            if lost.overflowed or lost.clipped or lost.masked:
+                masked = f", {lost.masked} valid ones would look missing" if lost.masked else ""
                 raise LossError(
-                    f"{place(self._source_path, member.name)}{lost.overflowed} elements overflowed and {lost.clipped} were clipped; "
-                    "nothing was written (--strict)"
+                    f"{place(self._source_path, member.name)}{lost.overflowed} elements overflowed and {lost.clipped} were clipped"
+                    f"{masked}; nothing was written (--strict)"
                 )
 
     def _verify(self, partial: str | Remote) -> None:
@@ -589,7 +585,7 @@ class Job:
             cost=cost,
             resumed=resumed,
             verified=self._options.verify,
-            warnings=(*self._source.warnings, *self._target_warnings),
+            warnings=(*self._source.warnings, *self._target_warnings, *_masked(arrays)),
         )
 
     def _array_report(self, member: Member, result: ArrayResult | None) -> ArrayReport | None:
@@ -607,6 +603,14 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
     if not isinstance(value, dict):
         return {name: value}
     return {path: inner for key, item in value.items() for path, inner in _flat(item, f"{name}.{key}" if name else key).items()}
+
+
+def _masked(arrays: tuple[ArrayReport, ...]) -> Iterator[str]:
+    """Warnings of valid elements that have become what marks a missing one."""
+    for array in arrays:
+        if array.losses is not None and array.losses.masked:
+            where = f"array {shown(array.name)}: " if array.name else ""
+            yield f"{where}{array.losses.masked} valid elements have become the fill value, and look missing"
 
 
 def _family(format: str) -> str:

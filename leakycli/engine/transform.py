@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from leakycli import stopping
 from leakycli.engine.plan import ArrayPlan, R, window
 from leakycli.errors import LossError
-from leakycli.formats.base import Reader, Writer
+from leakycli.formats.base import Mask, Reader, Writer
 from leakycli.function.kernel import NanError
 from leakycli.function.onepass import OnePass, Patterns, UnitResult, constant, sample_stride
 from leakycli.function.records import Record
@@ -107,8 +107,8 @@ class ArrayResult:
 class RegionTask(Generic[R]):
     """Reads, transforms and writes one region. Picklable; each thread that runs it keeps buffers of its own in it."""
 
-    def __init__(self, plan: ArrayPlan[R], rule: Rule, reader: Reader[R], writer: Writer[R]) -> None:
-        self._parts: tuple[ArrayPlan[R], Rule, Reader[R], Writer[R]] = plan, rule, reader, writer
+    def __init__(self, plan: ArrayPlan[R], rule: Rule, reader: Reader[R], writer: Writer[R], mask: Mask | None = None) -> None:
+        self._parts: tuple[ArrayPlan[R], Rule, Reader[R], Writer[R], Mask | None] = plan, rule, reader, writer, mask
         self._local = threading.local()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -116,10 +116,10 @@ class RegionTask(Generic[R]):
 
     def __call__(self, region: R, fetched: Array | None) -> RegionResult:
         """Raises LossError, naming the element, where a NaN has no integer; else what reader and writer raise."""
-        plan, rule, reader, writer = self._parts
+        plan, rule, reader, writer, mask = self._parts
         one_pass, buffer, results = self._buffers()
         order: Literal["C", "F"] = "F" if writer.info.fortran else "C"
-        units, tokens, payloads, at = [], [], [], 0
+        units, tokens, payloads, at, masked = [], [], [], 0, Losses()
         with np.errstate(all="ignore"):
             for part in plan.parts(region):
                 if fetched is not None:
@@ -134,19 +134,23 @@ class RegionTask(Generic[R]):
                         one_pass.add(piece, y[selection], start)
                     except NanError as error:
                         raise LossError(_nan_message(reader, rule, plan.index(part, selection, piece.shape, error.position))) from None
+                    if mask is not None:
+                        masked += mask.apply(piece, y[selection])
                     if ends:
-                        units.append(one_pass.unit())
+                        unit = one_pass.unit()
+                        units.append(unit if mask is None else replace(unit, losses=unit.losses + masked))
+                        masked = Losses()
                 tokens.append(token)
                 payloads.append(writer.write(part, y))
         return RegionResult(tuple(units), *one_pass.take(), tuple(tokens), tuple(payloads))
 
     def close(self) -> None:
         """Close reader and writer; for a copy in another process, which opened them for itself."""
-        for end in self._parts[2:]:
+        for end in self._parts[2:4]:
             end.close()
 
     def _buffers(self) -> tuple[OnePass, Array, Array]:
-        plan, rule, reader, writer = self._parts
+        plan, rule, reader, writer, _ = self._parts
         if not hasattr(self._local, "buffers"):
             part = plan.largest_part
             buffer = _aligned(0 if reader.sequential else part * plan.itemsize_in)
@@ -178,15 +182,17 @@ def run(
     workers: int,
     done: Callable[[R, ArrayResult], None],
     begun: tuple[int, ArrayResult] | None = None,
+    mask: Mask | None = None,
 ) -> ArrayResult:
     """Transform one array from the reader to the writer (`ends`), calling `done` after each region in plan order, with all so far.
 
     executor: of threads where the reader is sequential. begun: the position from which to go on, and what the regions before it gave.
+    mask: what is done about missing elements, None for nothing.
     Raises the error of the first region, in plan order, that has one; the regions after it are cancelled, and none is running any
     more when this returns or raises.
     """
     reader, writer = ends
-    task = RegionTask(plan, rule, reader, writer)
+    task = RegionTask(plan, rule, reader, writer, mask)
     start, result = begun or (0, ArrayResult.none(rule))
     pending: deque[tuple[R, Array | None, Future[RegionResult]]] = deque()
     spare: list[Array] = []

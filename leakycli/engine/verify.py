@@ -149,13 +149,16 @@ def _compare_array(
                 executor,
                 workers,
                 lambda region, _: observe(events.RegionDone(source, array.name, region.size * planned.itemsize_in, 0)),
+                mask=opened.mask(member, rule) if _family(found) == "zarr" else None,
             )
         except LossError as error:
             raise LossError(f"{place(source)}{error}") from None
         result = writer.result
     observe(events.Finished(source))
+    if result is None and _family(opened) == _family(found) == "zarr":
+        problem = opened.document_problem(member, found, there, rule)
     index = None if result is None else (replace(array, fortran=False) if isinstance(planned, GridPlan) else array).index(result.position)
-    return ArrayComparison(array.name, array.size, result, index, None)
+    return ArrayComparison(array.name, array.size, result, index, problem)
 
 
 def spool_folder(plan: ArrayPlan[Any]) -> contextlib.AbstractContextManager[str]:

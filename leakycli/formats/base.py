@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leakycli.errors import LeakyError, storage_error
-from leakycli.function.rule import Rule
+from leakycli.function.rule import Losses, Rule
 from leakycli.regions import Box, Index, Presence, Span
 
 Array = NDArray[Any]
@@ -104,11 +104,14 @@ class ArrayInfo:
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """What is known of an array whose elements cannot be had: enough to say what was copied. dtype: its name, which may not be numpy's."""
+    """What is known of an array whose elements cannot be had: enough to say what was copied. dtype: its name, which may not be numpy's.
+
+    chunking: None where it is of a kind that is not known.
+    """
 
     shape: tuple[int, ...]
     dtype: str
-    chunking: Chunking
+    chunking: Chunking | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +136,14 @@ class Begun:
     """That an array was begun by an earlier run: the state that its writer had."""
 
     state: Any
+
+
+class Mask(Protocol):
+    """What is to be done about elements that are marked as missing, beside the transform."""
+
+    def apply(self, x: Array, y: Array, /) -> Losses:
+        """After the transform of `x` into `y`, of the same shape; returns what is to be added to the losses."""
+        ...
 
 
 class Reader(Protocol[Region]):
@@ -241,8 +252,16 @@ class Source(Protocol):
         """What a chunked array takes; None for one that is not chunked."""
         ...
 
+    def mask(self, member: Member, rule: Rule) -> Mask | None:
+        """What is to be done about elements that are marked as missing; None for nothing."""
+        ...
+
     def copy_problem(self, member: Member, other: Source, there: Member) -> str | None:
         """How a copy of `member` in another source of the same format is none, in words; None where it is one."""
+        ...
+
+    def document_problem(self, member: Member, other: Source, there: Member, rule: Rule) -> str | None:
+        """What else than the elements of a transformed array is not as it should be in another source of the same format, in words."""
         ...
 
     @property
@@ -276,6 +295,12 @@ class FlatSource:
         return None
 
     def usage(self, member: Member) -> None:
+        return None
+
+    def mask(self, member: Member, rule: Rule) -> None:
+        return None
+
+    def document_problem(self, member: Member, other: Source, there: Member, rule: Rule) -> None:
         return None
 
 
