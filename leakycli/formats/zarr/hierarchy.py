@@ -159,7 +159,7 @@ def _node(tree: Tree, root: str, path: str) -> Node | None:
 
 
 def inner_nodes(tree: Tree, root: str) -> list[str]:
-    """Paths of nodes below a folder `root` that is none itself, those nearest to it; at most a few, found among the first folders."""
+    """Paths of the nodes nearest below a folder `root` that is none itself, of those found among the first folders."""
     if not tree.listed:
         return []
     level, looked = [""], 0
@@ -173,7 +173,7 @@ def inner_nodes(tree: Tree, root: str) -> list[str]:
                     inner = under(path, entry.key.rpartition("/")[2])
                     (found if any(tree.holds(under(entry.key, name)) for name in DOCUMENTS) else below).append(inner)
         if found:
-            return found[:10]
+            return found
         level = below
     return []
 

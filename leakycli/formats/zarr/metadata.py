@@ -309,12 +309,9 @@ def is_floating(fields: Document) -> bool | None:
 def is_others_float(fields: Document) -> bool:
     """Whether an array of version 2 is of a type of floats that the version does not have; such are copied."""
     declared = fields.get("dtype")
-    return (
-        fields.get("zarr_format") == 2
-        and isinstance(declared, str)
-        and "float" in declared
-        and _OTHERS_TYPES.fullmatch(declared) is not None
-    )
+    if fields.get("zarr_format") != 2 or not isinstance(declared, str):
+        return False
+    return "float" in declared and _OTHERS_TYPES.fullmatch(declared) is not None
 
 
 def outlined(fields: Document) -> tuple[Index, str]:

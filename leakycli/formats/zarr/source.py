@@ -86,7 +86,7 @@ class ZarrSource:
         where = self.tree.where(self._root)
         text = f"{where}: is no Zarr array or group: it has no {', '.join(DOCUMENTS)}"
         if inner := hierarchy.inner_nodes(self.tree, self._root):
-            text += f"; {listed(self.tree.where(hierarchy.under(self._root, path)) for path in inner)} {'is' if len(inner) == 1 else 'are'}"
+            text += f"; {self.tree.where(hierarchy.under(self._root, inner[0]))} is one"
         return CorruptError(text)
 
     def _supporting(self) -> set[str]:

@@ -88,7 +88,8 @@ def _new(source: Place, store: Store, key: str, zarr_format: int) -> tuple[zarr.
                 dtype=array.metadata.dtype if array.metadata.zarr_format == 2 else array.metadata.data_type,
                 chunks=tuple(max(n, 1) for n in array.chunks),
                 shards=array.shards if zarr_format == 3 else None,
-                fill_value=array.fill_value,
+                # Readers of version 2 take a fill value for missing where dimensions have names; none stands for zero.
+                fill_value=None if zarr_format == 2 and names is not None and not array.fill_value else array.fill_value,
                 zarr_format=3 if zarr_format == 3 else 2,
                 attributes=attributes,
                 dimension_names=names if zarr_format == 3 else None,

@@ -249,6 +249,9 @@ class ZipTree:
                     break
                 name = folder
 
+        if both := sorted(self._sizes.keys() & self._folders.keys()):
+            raise CorruptError(f"{shown(path)}: {shown(both[0])[:200]} is a file in it, and a folder of others")
+
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.path,)
 
