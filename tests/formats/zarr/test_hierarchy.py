@@ -19,7 +19,7 @@ import tensorstore
 import xarray
 import zarr
 import zarr.codecs
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -137,7 +137,7 @@ LAYOUTS: list[Json] = [
 def test_each_file_of_any_hierarchy_is_accounted_for(layout: Json, tmp_path: Path) -> None:
     source, out = tmp_path / "in.zarr", tmp_path / "out.zarr"
 
-    @settings(max_examples=12, deadline=None, derandomize=True)
+    @settings(max_examples=8, deadline=None, derandomize=True, phases=(Phase.generate,))
     @given(data=st.data())
     def holds(data: st.DataObject) -> None:
         made = data.draw(hierarchies(source))
@@ -165,7 +165,9 @@ def test_each_file_of_any_hierarchy_is_accounted_for(layout: Json, tmp_path: Pat
         for path, x in expected.items():
             np.testing.assert_array_equal(np.asarray(zarr.open_array(out / path, mode="r")[...]), x)
             np.testing.assert_array_equal(by_tensorstore(out / path), x)
-            if path in members["in"]:
+            parts = path.split("/")
+            above = ["/".join(parts[:depth]) for depth in range(1, len(parts))]
+            if path in members["in"] and all(any((source / group / name).exists() for name in DOCUMENTS[:3]) for group in above):
                 assert path in members["out"]
                 np.testing.assert_array_equal(np.asarray(opened["out"][path][...]), x)  # type: ignore[index]
         with warnings.catch_warnings():
@@ -245,7 +247,7 @@ def test_files_among_chunks_are_told_and_copied(tmp_path: Path) -> None:
     group.create_array("a", data=X, chunks=(2,))
     group.create_array("n", data=X.astype("i4"), chunks=(2,))
     group.create_array("empty", shape=(4,), dtype="f4", chunks=(2,))
-    for name in ("a/c/Thumbs.db", "a/.DS_Store", "a/c/9", "n/.lock", "empty/read.me"):
+    for name in ("a/c/Thumbs.db", "a/.DS_Store", "a/c/4", "n/.lock", "empty/read.me"):
         (source / name).write_text(name)
     (source / ".#link").symlink_to("nobody@nowhere")
     (source / "a/.#link").symlink_to("nobody@nowhere")
@@ -257,9 +259,9 @@ def test_files_among_chunks_are_told_and_copied(tmp_path: Path) -> None:
     assert "array empty: 1 files" in told
     assert ".#link was left out" in told
     assert files(source).keys() == files(out).keys()
-    # With smaller chunks "c/9" would be one, and so cannot be copied.
+    # With smaller chunks "c/4" would be one, and so cannot be copied.
     report = leakycli.apply(str(source), str(tmp_path / "small.zarr"), Options(chunks=(1,), only=("a",), verify=True))
-    assert not (tmp_path / "small.zarr/a/c/9").exists()
+    assert (tmp_path / "small.zarr/a/c/4").read_bytes() != b"a/c/4"
     np.testing.assert_array_equal(by_tensorstore(tmp_path / "small.zarr/a"), leaky_relu(X))
 
 
@@ -310,7 +312,7 @@ def test_an_array_that_is_only_copied_may_be_odd(change: Json, tmp_path: Path) -
     report = leakycli.apply(str(source), str(out), Options(verify=True))
     assert {array.name: array.action for array in report.arrays} == {"a": "transformed", "u": "copied"}
     assert ["float" in str(change.get("dtype"))] == [any("u/.zarray" in warning for warning in report.warnings)]
-    with pytest.raises(LeakyError, match="u/.zarray"):
+    with pytest.raises(LeakyError, match=r"u/\.zarray"):
         leakycli.apply(str(source), str(tmp_path / "b.zarr"), Options(only=("u",)))
 
 
@@ -359,15 +361,11 @@ def test_verify_sees_consolidated_metadata_that_are_stale(version: Any, layout: 
     np.testing.assert_array_equal(np.asarray(zarr.open_group(out, mode="r")["n"][...]), leaky_relu(X.astype("i4")))  # type: ignore[index]
     where = out / ("zarr.json" if (out / "zarr.json").exists() else ".zmetadata")
     good = where.read_text()
-    for wrong in (good.replace("float32", "int32").replace("<f4", "<i4"), good.replace('"n', '"m')):
+    for wrong in (good.replace("float32", "int32").replace("<f4", "<i4"), good.replace('"n"', '"m"').replace('"n/', '"m/')):
         where.write_text(wrong)
         found = leakycli.verify(str(source), str(out), Options(only=("n",)))
         assert not found.equal
         assert "consolidated" in found.message()
-    assert (
-        leakycli.verify(str(source), str(source), Options(only=("n",), alpha=1, dtype="int32")).message().endswith("document there")
-        is False
-    )
 
 
 def test_verify_sees_attributes_fill_values_and_names_of_dimensions(tmp_path: Path) -> None:
@@ -428,7 +426,7 @@ def test_into_a_version_that_has_no_such_type(tmp_path: Path) -> None:
     group.create_array("a", data=X)
     group.create_array("n", data=X.astype("i4"))
     edit(source / "n/zarr.json", data_type="int4")
-    with pytest.raises(UsageError, match="array n: .*--zarr-format"):
+    with pytest.raises(UsageError, match=r"array n: .*--zarr-format"):
         leakycli.apply(str(source), str(tmp_path / "out.zarr"), Options(zarr_format=2))
     assert os.listdir(tmp_path) == ["in.zarr"]
 
@@ -451,9 +449,9 @@ def names_of(attributes: Json, **arrays: Json) -> Callable[[Path], None]:
     ("make", "copied"),
     [
         (names_of({"formula_terms": "a: hyam b: hybm ps: ps"}, hyam={}, hybm={}, ps={}, y={}), {"x", "hyam", "hybm", "ps"}),
-        (names_of({"geometry": "g"}, g={"geometry_type": "line", "node_count": "k", "node_coordinates": "gx gy"}, gx={}, gy={}, k={}), None),
+        (names_of({"geometry": "g"}, g={"geometry_type": "a", "node_count": "k", "node_coordinates": "gx gy"}, gx={}, gy={}, k={}), None),
         (names_of({"cell_methods": "h: mean area: mean"}, h={}), {"h"}),
-        (names_of({"mesh": "m"}, m={"cf_role": "mesh_topology", "face_coordinates": "p q", "edge_node_connectivity": "e"}, p={}, q={}, e={}), None),
+        (names_of({"mesh": "m"}, m={"face_coordinates": "p q", "edge_node_connectivity": "e"}, p={}, q={}, e={}), None),
         (names_of({"cell_measures": "area: ca"}, ca={}, area={}), {"ca"}),
         (names_of({"coordinate_interpolation": "lat: lon: ip"}, lat={}, lon={}, ip={"tie_point_mapping": "t: ti"}, ti={}), None),
         (names_of({}, lat={"units": "degrees_north"}, lon={"standard_name": "longitude"}, z={"axis": "Z"}, c={"flag_values": [1.0]}), None),
@@ -528,15 +526,15 @@ def test_archives_with_an_outer_folder_name_what_is_in_it(tmp_path: Path) -> Non
         with zipfile.ZipFile(tmp_path / name, "w") as archive:
             for key, text in files(tmp_path / "s.zarr").items():
                 archive.writestr(f"s.zarr/{key}", text)
-        with pytest.raises(CorruptError, match=rf"{name}/s\.zarr"):
-            leakycli.apply(str(tmp_path / name), str(tmp_path / "out.zarr"))
+        with pytest.raises(CorruptError, match=rf"{name}/s\.zarr is"):
+            leakycli.apply(str(tmp_path / name), str(tmp_path / "none.zarr"))
         leakycli.apply(str(tmp_path / name / "s.zarr"), str(tmp_path / "out.zarr"), Options(overwrite=True))
         np.testing.assert_array_equal(by_tensorstore(tmp_path / "out.zarr/a"), leaky_relu(X))
 
 
 def test_a_root_without_a_document_names_what_lies_below(tmp_path: Path) -> None:
     zarr.open_group(tmp_path / "r.zarr/deep/inner", mode="w").create_array("a", data=X)
-    with pytest.raises(CorruptError, match=r"r\.zarr: is no Zarr .*r\.zarr/deep/inner is"):
+    with pytest.raises(CorruptError, match=r"r\.zarr: is no Zarr .*r\.zarr/deep/inner is one"):
         leakycli.apply(str(tmp_path / "r.zarr"), str(tmp_path / "out.zarr"))
 
 
