@@ -81,7 +81,7 @@ class Made:
     versions: dict[str, int]
 
 
-PATHS = ("a", "b", "g/a", "g/h/c", "A/1/0", "A/2/0", "[x]/y#?%41", "g/h/d")
+PATHS = ("a", "b", "g/a", "g/h/c", "A/1/0", "A/2/0", "[x]/y%41", "g/h/d")
 STRAYS = ("notes.txt", "g/read.me", "points/part.0.parquet", "OME/METADATA.ome.xml", "A/rows.csv", "g/.DS_Store", "x/y/z/deep", "g/c/0")
 
 
