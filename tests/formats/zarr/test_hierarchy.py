@@ -230,7 +230,7 @@ def test_a_large_file_is_copied_in_pieces(tmp_path: Path, monkeypatch: pytest.Mo
 )
 def test_chunks_under_keys_of_another_form_are_an_error(version: Any, stored: str, said: str, tmp_path: Path) -> None:
     source = tmp_path / "in.zarr"
-    encoding = {"name": "v2" if version == 2 else "default", "separator": stored}
+    encoding: Any = {"name": "v2" if version == 2 else "default", "separator": stored}
     zarr.create_array(source, data=np.ones((4, 4), "f4"), chunks=(2, 2), zarr_format=version, chunk_key_encoding=encoding)
     if version == 2:
         edit(source / ".zarray", dimension_separator=said)
@@ -408,7 +408,8 @@ def test_a_dataset_goes_from_version_to_version(before: Any, after: Any, consoli
     assert leakycli.verify(str(source), str(out)).equal
     own = {"zarr.json"} if after == 3 else {".zarray", ".zgroup", ".zattrs"} | ({".zmetadata"} if consolidate else set())
     assert {name.rpartition("/")[2] for name in files(out)} & set(DOCUMENTS) == own
-    for way in ({}, {"consolidated": consolidate}):
+    ways: tuple[Json, ...] = ({}, {"consolidated": consolidate})
+    for way in ways:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with xarray.open_zarr(source, chunks=None, **way) as given, xarray.open_zarr(out, chunks=None, **way) as found:
