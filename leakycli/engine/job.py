@@ -9,7 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +36,8 @@ from leakycli.errors import (
     shown,
     storage_error,
 )
-from leakycli.formats import ArrayInfo, Begun, Chunking, Member, Reader, Source, Target, Writer
-from leakycli.function.kernel import NAME, kernel_bytes, with_missing
+from leakycli.formats import ArrayInfo, Begun, Chunking, Mask, Member, Reader, Source, Target, Writer
+from leakycli.function.kernel import NAME, kernel_bytes
 from leakycli.function.rule import Rule
 from leakycli.function.sample import sample_bytes
 from leakycli.function.stats import Losses
@@ -222,8 +222,15 @@ class Job:
                 else (f"{shown(self._dest_path)} takes one", "give DEST a name in .npz or .zarr")
             )
             raise UsageError(f"{shown(self._source_path)}: holds several arrays and {takes}; {way}, or choose one with --only: {names}")
-        rules = {member.key: self._options.rule(member.array, self._source_path) for member in chosen if member.array is not None}
-        return {member.key: with_missing(rules[member.key], self._source.missing(member)) for member in chosen if member.key in rules}
+        rules = {}
+        for member in chosen:
+            if member.array is not None:
+                rule = self._options.rule(member.array, self._source_path)
+                mask = self._source.mask(member, rule)
+                # Only a Zarr says what is missing in it: elsewhere no result can look so.
+                into_zarr = self._format.startswith("zarr")
+                rules[member.key] = rule if mask is None else mask.rule if into_zarr else replace(mask.rule, fill=None)
+        return rules
 
     def _planned(self) -> Plan:
         self._results: dict[str, ArrayInfo] = {}
@@ -266,15 +273,7 @@ class Job:
             raise UsageError(f"{shown(self._source_path)}: {error}") from None
 
     def _carried(self, member: Member) -> bool:
-        """Whether a member that is not transformed is read as an array and written as one: from one kind of format to another."""
-        if self._format == "npy" or _family(self._format) == _family(self._source.format):
-            return False
-        if member.problem is not None:
-            raise type(member.problem)(
-                f"{member.problem}; an array that is not chosen is copied, which this one cannot be from {self._source.format} to "
-                f"{self._format}: give DEST a name in .{_family(self._source.format)}, or in .npy for one array (--only)"
-            )
-        return member.array is not None
+        return formats.carries(self._format, self._options.layout, self._source, member)
 
     def _stored(self, member: Member) -> Callable[[], Presence | None]:
         return lambda: self._source.stored(member)
@@ -548,7 +547,8 @@ class Job:
             ends = fitting_reader(plan, reader, spool), fitting_writer(plan, writer, spool, state is not None)
             try:
                 if rule is not None:
-                    return self._run(plan, rule, ends, (executor, reached), observe)
+                    mask = self._source.mask(member, rule) if self._format.startswith("zarr") else None
+                    return self._run(plan, rule, ends, (executor, reached), observe, mask if mask is not None and mask.active else None)
                 copy_array(plan, ends)
                 return None
             except LossError as error:
@@ -561,6 +561,7 @@ class Job:
         ends: tuple[Reader[Any], Writer[Any]],
         means: tuple[Executor, tuple[int, Progress] | None],
         observe: events.Observer,
+        mask: Mask | None,
     ) -> ArrayResult:
         executor, reached = means
 
@@ -584,7 +585,7 @@ class Job:
             observe(events.RegionDone(self._source_path, plan.name, *sizes))
 
         chunking = ends[0].info.chunking
-        progress = run(plan, rule, ends, executor, self.plan.workers, done, reached)
+        progress = run(plan, rule, ends, executor, self.plan.workers, done, reached, mask=mask)
         return progress.finish(0 if chunking is None or chunking.fill is None else chunking.fill)
 
     def _tell(self, plan: ArrayPlan[Any], bytes_in: int, bytes_out: int, observe: events.Observer) -> None:
@@ -630,10 +631,11 @@ class Job:
             return
         for member in self._source.members:
             lost = results[member.key].stats.losses if member.key in results else Losses()
-            if lost.overflowed or lost.clipped:
+            if lost.overflowed or lost.clipped or lost.masked:
+                masked = f", {counted(lost.masked, 'valid element')} would look missing" if lost.masked else ""
                 raise LossError(
                     f"{place(self._source_path, member.name)}{counted(lost.overflowed, 'element')} overflowed and {lost.clipped} "
-                    f"{'was' if lost.clipped == 1 else 'were'} clipped; nothing was written (--strict); choose a wider --dtype"
+                    f"{'was' if lost.clipped == 1 else 'were'} clipped{masked}; nothing was written (--strict); choose a wider --dtype"
                 )
 
     def _verify(self, partial: str | Remote) -> None:
@@ -713,7 +715,7 @@ class Job:
             cost=cost,
             resumed=resumed,
             verified=self._options.verify,
-            warnings=(*self._warnings(), *self._target_warnings),
+            warnings=(*self._warnings(), *self._target_warnings, *_masked(arrays)),
         )
 
     def _array_report(self, member: Member, result: ArrayResult | None) -> ArrayReport | None:
@@ -731,6 +733,14 @@ def _flat(value: Any, name: str = "") -> dict[str, Any]:
     if not isinstance(value, dict):
         return {name: value}
     return {path: inner for key, item in value.items() for path, inner in _flat(item, f"{name}.{key}" if name else key).items()}
+
+
+def _masked(arrays: tuple[ArrayReport, ...]) -> Iterator[str]:
+    """Warnings of valid elements that have become what marks a missing one."""
+    for array in arrays:
+        if array.losses is not None and array.losses.masked:
+            where = f"array {shown(array.name)}: " if array.name else ""
+            yield f"{where}{array.losses.masked} valid elements have become the fill value, and look missing"
 
 
 def _family(format: str) -> str:

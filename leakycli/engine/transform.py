@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal
 
 import numpy as np
@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from leakycli import stopping
 from leakycli.engine.plan import ArrayPlan, R, window
 from leakycli.errors import LossError
-from leakycli.formats.base import Reader, Writer
+from leakycli.formats.base import Mask, Reader, Writer
 from leakycli.function.kernel import Kernel
 from leakycli.function.rule import Rule
 from leakycli.function.sample import Distribution, Sample, stride
-from leakycli.function.stats import BlockStats, NanError
+from leakycli.function.stats import BlockStats, Losses, NanError
 from leakycli.regions import Index
 
 Array = NDArray[Any]
@@ -105,9 +105,11 @@ class Progress:
 class RegionTask(Generic[R]):
     """Reads, transforms and writes one region; each thread that runs it keeps buffers of its own in it."""
 
-    def __init__(self, plan: ArrayPlan[R], rule: Rule, reader: Reader[R], writer: Writer[R], statistics: bool) -> None:
+    def __init__(
+        self, plan: ArrayPlan[R], rule: Rule, reader: Reader[R], writer: Writer[R], statistics: bool = True, mask: Mask | None = None
+    ) -> None:
         self._parts: tuple[ArrayPlan[R], Rule, Reader[R], Writer[R]] = plan, rule, reader, writer
-        self._statistics = statistics
+        self._statistics, self._mask = statistics, mask
         self._stride = stride(plan.size)
         self._local = threading.local()
 
@@ -116,7 +118,7 @@ class RegionTask(Generic[R]):
         plan, rule, reader, writer = self._parts
         kernel, buffer, results = self._buffers()
         order: Literal["C", "F"] = "F" if writer.info.fortran else "C"
-        samples, tokens, payloads, at = [], [], [], 0
+        samples, tokens, payloads, at, masked = [], [], [], 0, 0
         for part in plan.parts(region):
             if fetched is not None:
                 buffer = fetched[at:]
@@ -132,9 +134,14 @@ class RegionTask(Generic[R]):
                     kernel.add(piece, y[selection])
                 except NanError as error:
                     raise LossError(_nan_message(reader, rule, plan.index(part, selection, piece.shape, error.position))) from None
+                if self._mask is not None:
+                    masked += self._mask.apply(piece, y[selection])
             tokens.append(token)
             payloads.append(writer.write(part, y))
-        return RegionResult(kernel.take(), tuple(samples), tuple(tokens), tuple(payloads))
+        stats = kernel.take()
+        if masked:
+            stats = replace(stats, losses=stats.losses + Losses(masked=masked))
+        return RegionResult(stats, tuple(samples), tuple(tokens), tuple(payloads))
 
     def _sample(self, x: Array, start: int) -> Array:
         """The elements of a unit, or of a piece of one, that are in the sample. start: the flat index of its first element."""
@@ -177,15 +184,17 @@ def run(
     done: Callable[[R, Progress], None],
     begun: tuple[int, Progress] | None = None,
     statistics: bool = True,
+    mask: Mask | None = None,
 ) -> Progress:
     """Transform one array from the reader to the writer (`ends`), calling `done` after each region in plan order, with all so far.
 
     executor: of threads. begun: the position at which to resume, and what the regions before it gave. statistics: whether those and the
-    sample are taken. Raises the error of the first region, in plan order, that has one; the regions after it are cancelled, and none is
+    sample are taken. mask: what is done about missing elements beside the transform, None for nothing. Raises the error of the first
+    region, in plan order, that has one; the regions after it are cancelled, and none is
     running any more when this returns or raises.
     """
     reader, writer = ends
-    task = RegionTask(plan, rule, reader, writer, statistics)
+    task = RegionTask(plan, rule, reader, writer, statistics, mask)
     start, progress = begun or (0, Progress(rule, plan.size))
     pending: deque[tuple[R, Array | None, Future[RegionResult]]] = deque()
     spare: list[Array] = []

@@ -121,6 +121,7 @@ def _compare_array(
     problem = _mismatch(array, rule, None if there is None else there.array)
     if there is None or there.array is None or problem is not None:
         return ArrayComparison(array.name, array.size, None, None, problem)
+    mask = opened.mask(member, rule) if _family(found) == "zarr" else None
     # Computed in the type that is expected, in the layout that was found.
     chunked = array.chunking is not None or there.array.chunking is not None
     expected = there.array
@@ -152,13 +153,16 @@ def _compare_array(
                 workers,
                 lambda region, _: observe(events.RegionDone(source, array.name, region.size * planned.itemsize_in, 0)),
                 statistics=False,
+                mask=mask if mask is not None and mask.active else None,
             )
         except LossError as error:
             raise LossError(f"{place(source)}{error}") from None
         result = writer.result
     observe(events.Finished(source))
+    if result is None and _family(opened) == _family(found) == "zarr":
+        problem = opened.document_problem(member, found, there, rule)
     index = None if result is None else (replace(array, fortran=False) if isinstance(planned, GridPlan) else array).index(result.position)
-    return ArrayComparison(array.name, array.size, result, index, None)
+    return ArrayComparison(array.name, array.size, result, index, problem)
 
 
 def spool_folder(plan: ArrayPlan[Any]) -> contextlib.AbstractContextManager[str]:

@@ -18,6 +18,7 @@ from leakycli.formats.base import (
     Begun,
     Chunking,
     Layout,
+    Mask,
     Member,
     Reader,
     Source,
@@ -28,7 +29,7 @@ from leakycli.formats.base import (
     is_unchanged,
     unchanged,
 )
-from leakycli.formats.npy import AGAIN, MAGIC, NpySource, NpyStreamSource, NpyStreamTarget, NpyTarget, behind_text
+from leakycli.formats.npy import MAGIC, NpySource, NpyStreamSource, NpyStreamTarget, NpyTarget, behind_text
 from leakycli.formats.npy import is_stream as _is_stream
 from leakycli.stores.urls import is_url, name_in, parse_options
 
@@ -83,13 +84,11 @@ def _state(path: str) -> tuple[int, ...] | None:
 def _open_path(path: str) -> Source:
     if is_stream(path):
         return NpyStreamSource(path)
-    if is_zarr(path):
+    if is_zarr(path) or (os.path.isdir(path) and path.rstrip("/").lower().endswith(".zarr")):
         from leakycli.formats.zarr import ZarrSource
 
         return ZarrSource(path)
     if os.path.isdir(path):
-        if path.rstrip("/").lower().endswith(".zarr"):
-            raise CorruptError(f"{shown(path)}: is no Zarr array or group: it has no {', '.join(DOCUMENTS)}; {AGAIN}")
         raise StorageError(f"{shown(path)}: is a folder, and no Zarr array or group; name what is in it")
     try:
         with open(path, "rb") as file:
@@ -99,8 +98,26 @@ def _open_path(path: str) -> Source:
     if archive:
         from leakycli.formats.npz import NpzSource
 
+        if (inner := _zarr_in_archive(path)) is not None:
+            raise CorruptError(f"{shown(path)}: is no Zarr array or group itself, but {shown(inner)} is; give that path")
         return NpzSource(path)
     return NpySource(path)
+
+
+def _zarr_in_archive(path: str) -> str | None:
+    """The path of a Zarr array or group in the folders of an archive that holds no `.npy`; None where there is none."""
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(path) as opened:
+            names = opened.namelist()
+    # A hostile directory trips zipfile in several ways; whoever opens it says so.
+    except Exception:
+        return None
+    if any(name.endswith(".npy") for name in names):
+        return None
+    folders = {name.rpartition("/")[0] for name in names if name.rpartition("/")[2] in DOCUMENTS}
+    return f"{path}/{min(folders, key=lambda folder: (folder.count('/'), folder))}" if folders else None
 
 
 def _open_remote(remote: Remote) -> Source:
@@ -141,8 +158,9 @@ def is_zarr(path: str) -> bool:
             return True
         import zipfile
 
+        inner = path[len(archive) :].strip("/")
         with zipfile.ZipFile(archive) as opened:
-            return not set(DOCUMENTS).isdisjoint(opened.namelist())
+            return not {f"{inner}/{name}" if inner else name for name in DOCUMENTS}.isdisjoint(opened.namelist())
     # A hostile directory trips zipfile in several ways; whoever opens it says so.
     except Exception:
         return False
@@ -189,6 +207,24 @@ def create_target(path: str | Remote, format: str, layout: Layout, begun: bool =
     from leakycli.formats.zarr import ZarrTarget
 
     return ZarrTarget(path, layout, packed=format == "zarr.zip", begun=begun, flush=flush)
+
+
+def carries(format: str, layout: Layout, source: Source, member: Member) -> bool:
+    """Whether a member that is not transformed is read as an array and written as one: from one kind of format to another.
+
+    Raises the member's problem, or UsageError, where it would have to be and cannot.
+    """
+    if format == "npy":
+        return False
+    if format.removesuffix(".zip") == source.format.removesuffix(".zip"):
+        if not format.startswith("zarr") or layout.zarr_format is None:
+            return False
+        from leakycli.formats.zarr import carries as translates
+
+        return translates(layout, source, member)
+    if member.problem is not None:
+        raise type(member.problem)(f"{member.problem} (an array that is not chosen is copied, which this one cannot be from Zarr to npz)")
+    return member.array is not None
 
 
 def check_layout(format: str, layout: Layout) -> None:
@@ -278,6 +314,7 @@ __all__ = [
     "Begun",
     "Chunking",
     "Layout",
+    "Mask",
     "Member",
     "Reader",
     "Source",
@@ -285,6 +322,7 @@ __all__ = [
     "Usage",
     "Writer",
     "behind_text",
+    "carries",
     "changed",
     "check_layout",
     "compresses",

@@ -105,11 +105,14 @@ class ArrayInfo:
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """What is known of an array whose elements cannot be had: enough to say what was copied. dtype: its name, which may not be numpy's."""
+    """What is known of an array whose elements cannot be had: enough to say what was copied. dtype: its name, which may not be numpy's.
+
+    chunking: None where it is of a kind that is not known.
+    """
 
     shape: tuple[int, ...]
     dtype: str
-    chunking: Chunking
+    chunking: Chunking | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +141,27 @@ class Begun:
     """That an array was begun by an earlier run: the state that its writer had."""
 
     state: Any
+
+
+class Mask(Protocol):
+    """How an array marks elements as missing."""
+
+    @property
+    def rule(self) -> Rule:
+        """The array's rule, which says what is missing."""
+        ...
+
+    @property
+    def active(self) -> bool:
+        """Whether there is anything to do beside the transform by `rule`."""
+        ...
+
+    def apply(self, x: Array, y: Array, /) -> int:
+        """After the transform of `x` into `y`, of the same shape: give missing elements their value.
+
+        Returns how many valid elements now look missing, beside those that the kernel counts.
+        """
+        ...
 
 
 class Reader(Protocol[Region]):
@@ -246,12 +270,16 @@ class Source(Protocol):
         """What a chunked array takes; None for one that is not chunked."""
         ...
 
-    def missing(self, member: Member) -> tuple[int | float, ...]:
-        """The elements of an array that stand for no value."""
+    def mask(self, member: Member, rule: Rule) -> Mask | None:
+        """What is to be done about elements that are marked as missing; None for nothing."""
         ...
 
     def copy_problem(self, member: Member, other: Source, there: Member) -> str | None:
         """How a copy of `member` in another source of the same format is none, in words; None where it is one."""
+        ...
+
+    def document_problem(self, member: Member, other: Source, there: Member, rule: Rule) -> str | None:
+        """What else than the elements of a transformed array is not as it should be in another source of the same format, in words."""
         ...
 
     @property
@@ -313,8 +341,11 @@ class FlatSource:
     def usage(self, member: Member) -> None:
         return None
 
-    def missing(self, member: Member) -> tuple[int | float, ...]:
-        return ()
+    def mask(self, member: Member, rule: Rule) -> None:
+        return None
+
+    def document_problem(self, member: Member, other: Source, there: Member, rule: Rule) -> None:
+        return None
 
 
 class Target(Protocol):

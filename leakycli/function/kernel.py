@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -120,18 +119,6 @@ def _runs(shape: tuple[int, ...], start: int, stop: int) -> Iterator[tuple[slice
     for selection, size in stretches(shape, start, stop):
         yield slice(at, at + size), selection
         at += size
-
-
-def with_missing(rule: Rule, missing: tuple[int | float, ...]) -> Rule:
-    """The rule for an array in which those values stand for no value. In its result, what the first of them becomes does."""
-    if not missing:
-        return rule
-    y = np.empty(1, rule.dtype)
-    try:
-        transform(np.array(missing[:1], rule.source), y, rule)
-    except NanError:
-        return replace(rule, missing=missing)
-    return replace(rule, missing=missing, fill=y[0].item())
 
 
 def transform(x: Array, out: Array, rule: Rule) -> Losses:

@@ -78,6 +78,8 @@ def at_once(document: ArrayDocument, files: bool) -> bool:
 
 def _safe_for_zarrs(document: ArrayDocument) -> bool:
     """Whether `zarrs` gives what zarr gives: it fails for v2 in big-endian or Fortran order."""
+    if document.canonical is not None:
+        return False
     if document.dtype is None or document.dtype.name not in _ZARRS_TYPES or document.order != "C" or not document.dtype.isnative:
         return False
     fields = document.document

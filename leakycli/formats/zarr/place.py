@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
-from leakycli.errors import StorageError, shown, storage_error
+from leakycli.errors import LeakyError, StorageError, shown, storage_error
 from leakycli.formats.base import sync_path
 from leakycli.formats.zarr.store import RemoteStore, is_document
 from leakycli.formats.zarr.tree import FolderTree, Tree, UrlTree
@@ -35,6 +35,10 @@ class Place(Tree, Protocol):
 
     def write(self, key: str, data: bytes) -> None:
         """Raises StorageError."""
+        ...
+
+    def write_pieces(self, key: str, pieces: Iterator[bytes]) -> None:
+        """Write what comes in pieces, without holding all of it. Raises StorageError."""
         ...
 
     def clear(self, key: str) -> None:
@@ -72,15 +76,25 @@ class FolderPlace(FolderTree):
         self.put(key, data)
         self.wrote((key,))
 
+    def write_pieces(self, key: str, pieces: Iterator[bytes]) -> None:
+        self._put(key, pieces)
+        self.wrote((key,))
+
     def put(self, key: str, data: bytes | memoryview) -> None:
         """Write a chunk, of which `wrote` is told later. Raises StorageError."""
+        self._put(key, (data,))
+
+    def _put(self, key: str, pieces: Iterable[bytes | memoryview]) -> None:
         path = os.path.join(self.path, key)
         try:
             with open(path, "wb", buffering=0, opener=_with_folder) as file:
-                view, done = memoryview(data), 0
-                while done < len(view):
-                    done += file.write(view[done:])
+                for piece in pieces:
+                    view, done = memoryview(piece), 0
+                    while done < len(view):
+                        done += file.write(view[done:])
         except OSError as error:
+            if isinstance(error, LeakyError):
+                raise
             raise storage_error(error, path, "cannot write") from None
 
     def clear(self, key: str) -> None:
@@ -144,6 +158,12 @@ class UrlPlace(UrlTree):
             self._held[key] = data
         else:
             self.remote.write(key, data)
+
+    def write_pieces(self, key: str, pieces: Iterator[bytes]) -> None:
+        if is_document(key):
+            self._held[key] = b"".join(pieces)
+        else:
+            self.remote.write_pieces(key, pieces)
 
     def clear(self, key: str) -> None:
         self.remote.remove(key)
