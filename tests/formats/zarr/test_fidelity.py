@@ -706,7 +706,7 @@ def test_what_was_missing_is_missing_and_what_was_valid_is_valid(
         expected = leaky_relu(values, **{name: value for name, value in options.items() if name != "only"})
         np.testing.assert_array_equal(found.f.values[~after], expected[~after])
     if masked:
-        with pytest.raises(LossError, match=f"{masked} valid ones would look missing"):
+        with pytest.raises(LossError, match=f"{masked} valid elements? would look missing"):
             leakycli.apply(source, str(tmp_path / "strict.zarr"), Options(**options, strict=True))
         assert not (tmp_path / "strict.zarr").exists()
 
