@@ -7,7 +7,8 @@ and committed to in plan order, by one thread.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import stat
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Protocol, TypeVar
@@ -15,7 +16,8 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from leakycli.errors import LeakyError, storage_error
+from leakycli import stopping
+from leakycli.errors import CorruptError, LeakyError, shown
 from leakycli.function.rule import Rule
 from leakycli.regions import Box, Index, Presence, Span
 
@@ -247,26 +249,49 @@ class Source(Protocol):
 
     @property
     def opened(self) -> dict[str, Any]:
-        """The identity of what was opened."""
+        """The identity of what was opened, as far as it is known without looking at what holds the elements."""
         ...
 
-    def identity(self) -> dict[str, Any]:
-        """What tells this source from a changed one; taken anew at each call."""
+    def identity(self, used: Collection[Member] = ()) -> dict[str, Any]:
+        """What tells this source from a changed one; taken anew at each call. It covers all that the members `used` are read from."""
         ...
 
     def close(self) -> None: ...
 
 
-def sync_path(path: str) -> None:
-    """Flush a file, or a folder's list of names, to disk. Raises StorageError."""
+def read_limited(path: str, most: int) -> bytes | None:
+    """All of a regular file; None where there is none. Raises CorruptError where it has more than `most` bytes, or is no file; OSError."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-    except OSError as error:
-        raise storage_error(error, path, "cannot flush") from None
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    with open(fd, "rb") as file:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise CorruptError(f"{shown(path)}: is no regular file")
+        data = file.read(most + 1) if found.st_size <= most else b""
+        if found.st_size > most or len(data) > most:
+            raise CorruptError(f"{shown(path)}: has {found.st_size} bytes; more than {most} are not read")
+        return data
+
+
+#: Bytes that are copied at once.
+_COPIED = 1 << 20
+
+
+def copy_in_pieces(read: Callable[[int], bytes], write: Callable[[bytes], object]) -> int:
+    """Copy until `read`, which gives up to so many bytes, gives none; returns how many. Memory holds one piece, whatever the size."""
+    size = 0
+    while data := read(_COPIED):
+        stopping.check()
+        write(data)
+        size += len(data)
+    return size
+
+
+def file_identity(found: os.stat_result) -> dict[str, Any]:
+    """What tells a file from a changed one. Its time of change (ctime) cannot be set back, as that of its content can."""
+    return {"bytes": found.st_size, "mtime_ns": found.st_mtime_ns, "ctime_ns": found.st_ctime_ns, "inode": found.st_ino}
 
 
 class FlatSource:

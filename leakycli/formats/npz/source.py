@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import bz2
 import contextlib
+import errno
 import lzma
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, Protocol, cast
 
 import numpy as np
@@ -20,7 +21,7 @@ from isal import igzip_lib, isal_zlib
 
 from leakycli.errors import CorruptError, LeakyError, StorageError, UnsupportedError, shown, storage_error
 from leakycli.formats import zipfile as z
-from leakycli.formats.base import Array, ArrayInfo, FlatSource, Member, Source
+from leakycli.formats.base import Array, ArrayInfo, FlatSource, Member, Source, file_identity
 from leakycli.formats.npy import MAGIC, NpyReader, read_header
 from leakycli.regions import Span
 
@@ -113,7 +114,9 @@ class Decompressed:
         if method != zipfile.ZIP_LZMA:
             raise NotImplementedError(f"compression method {method} is not known")
         # APPNOTE 5.8.8: version, size of the properties, properties as in a .lzma file.
-        head = self._chunk(9)
+        head = b""
+        while len(head) < 9 and (part := self._chunk(9 - len(head))):
+            head += part
         if len(head) < 9 or head[2:4] != b"\5\0":
             raise ValueError("its LZMA header is malformed")
         packed, dictionary = head[4], int.from_bytes(head[5:9], "little")
@@ -179,7 +182,9 @@ class NpzSource(FlatSource):
                 file.seek(entry.header_offset)
                 start = z.data_offset(file.read(z.LOCAL_SIZE), entry.header_offset)
                 size = os.fstat(file.fileno()).st_size
-        except (OSError, ValueError, OverflowError):
+        except (OSError, ValueError, OverflowError) as error:
+            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+                raise storage_error(error, self._path, "cannot read") from None
             raise CorruptError(f"{name}has no header where the directory says") from None
         if start is None or start + entry.compress_size > size:
             raise CorruptError(f"{name}has no data where the directory says; the archive is cut off or damaged")
@@ -197,14 +202,14 @@ class NpzSource(FlatSource):
             at += len(a)
         return None
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self, used: Collection[Member] = ()) -> dict[str, Any]:
         try:
             return self._identity(os.stat(self._path))
         except OSError as error:
             raise storage_error(error, self._path, "cannot read") from None
 
     def _identity(self, found: os.stat_result) -> dict[str, Any]:
-        return {"bytes": found.st_size, "mtime_ns": found.st_mtime_ns, "inode": found.st_ino, "members": len(self._entries)}
+        return {**file_identity(found), "members": len(self._entries)}
 
     def close(self) -> None:
         self.zip.close()

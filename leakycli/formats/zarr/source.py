@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from math import prod
 from types import EllipsisType
@@ -22,7 +22,7 @@ from leakycli.formats.zarr import conventions, engine, metadata
 from leakycli.formats.zarr.metadata import ArrayDocument
 from leakycli.formats.zarr.soundness import Inspector
 from leakycli.formats.zarr.store import Watched
-from leakycli.formats.zarr.tree import DOCUMENTS, Entry, Tree, ZipTree, opened
+from leakycli.formats.zarr.tree import DOCUMENTS, Entry, Tree, ZipTree, opened, states_of
 from leakycli.regions import Box, Grid, Presence
 from leakycli.stores.remote import Remote
 
@@ -156,12 +156,15 @@ class ZarrSource:
             grid = Grid(document.shape, document.unit)
             yield from (self.key(member, document.chunk_key(grid.index(number))) for number in range(grid.size))
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self, used: Collection[Member] = ()) -> dict[str, Any]:
+        """Of the documents, and of every file and folder that belongs to the members `used`: whatever chunk is read has been the same all the
+        time between two calls that give the same."""
         digest = hashlib.blake2b(digest_size=16)
         for member in self.members:
             for name, text in self._texts(self.key(member)).items():
                 digest.update(f"{member.key}/{name}\0{len(text)}\0".encode("utf-8", "surrogateescape") + text)
-        return {"metadata_blake2b": digest.hexdigest(), **self.tree.identity()}
+        states = states_of(self.tree, [(self.key(member), member.array is not None or member.problem is not None) for member in used])
+        return {"metadata_blake2b": digest.hexdigest(), **({"files": states} if states else {}), **self.tree.identity()}
 
     def close(self) -> None:
         self.tree.close()
