@@ -175,6 +175,8 @@ class LockedDestination(Destination):
         self.names = names
         self._resume, self.flushes = resume, flush
         self._lock = -1
+        #: Whether it has begun to make anything.
+        self._working = False
         #: What a run has made, and its proof: see `rename.identity`.
         self._made: dict[str, Identity] = {}
 
@@ -314,10 +316,14 @@ class LockedDestination(Destination):
 
     def _may_resume(self, error: BaseException) -> bool:
         """Whether the same run may succeed later: a full disk, a signal, what the user can change; not a source that is at fault."""
-        if isinstance(error, (SourceChangedError, FlushError)) or not self.resumable:
+        if not self._working:
+            # What an earlier run has left is as it was.
+            return True
+        if isinstance(error, (SourceChangedError, FlushError)):
             return False
-        complete = self.journal.complete
-        return isinstance(error, (OSError, MemoryError)) or not isinstance(error, Exception) or (complete and isinstance(error, UsageError))
+        if self.journal.complete:
+            return isinstance(error, (OSError, MemoryError, UsageError)) or not isinstance(error, Exception)
+        return self.resumable and (isinstance(error, (OSError, MemoryError)) or not isinstance(error, Exception))
 
     def _give_up(self) -> None:
         """Say, before anything is removed, that nothing counts any more."""

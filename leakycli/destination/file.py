@@ -46,7 +46,7 @@ class FileDestination(LockedDestination):
         Raises UsageError or StorageError where the destination may not be written.
         """
         names = Names(resolve(dest), dest)
-        super().__init__(dest, names, resume, flush)
+        super().__init__(names.dest, names, resume, flush)
         self.partial = names.partial
         self._overwrite, self._parents, self._packed = overwrite, parents, packed
         self._is_folder = folder_wanted(names.dest)
@@ -166,6 +166,7 @@ class FileDestination(LockedDestination):
 
     def prepare(self, fingerprint: dict[str, Any], total: int, spool: bool) -> None:
         """Everything is made empty, and the journal says what it is, before anything is written."""
+        self._working = True
         wanted = {"partial": self._is_folder} | ({"folder": True} if self._packed else {}) | ({"spool": False} if spool else {})
         for role, folder in wanted.items():
             if role in self._made:
@@ -316,8 +317,9 @@ class FileDestination(LockedDestination):
                 os.replace(self.partial, names.dest)
         except FileExistsError:
             raise UsageError(
-                f"{shown(self.dest)}: appeared while this run worked, and was left as it is; "
-                "the result is kept: --resume --overwrite puts it in its place, or choose --overwrite to begin anew"
+                f"{shown(self.dest)}: appeared while this run worked, and was left as it is; the result is kept"
+                + (": --resume --overwrite puts it in its place" if self.resumable else f" as {shown(self.partial)}: rename it")
+                + ", or choose --overwrite to begin anew"
             ) from None
         except OSError as error:
             if isinstance(error, StorageError):

@@ -101,6 +101,7 @@ class ObjectStoreDestination(LockedDestination):
             self._made = {}
 
     def prepare(self, fingerprint: dict[str, Any], total: int, spool: bool) -> None:
+        self._working = True
         made = {}
         if spool and "spool" not in self._made:
             os.close(os.open(self.names.spool, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))

@@ -390,12 +390,13 @@ class Job:
         if past is None:
             return
         then, now = _flat(past.fingerprint), _flat(self._fingerprint())
-        for name in sorted(then.keys() | now.keys()):
-            if then.get(name) != now.get(name):
-                raise UsageError(
-                    f"{shown(self._dest_path)}: the unfinished run was another: {name} was {shown(str(then.get(name)))}, and is {shown(str(now.get(name)))}; "
-                    "give the same again, or begin anew with --overwrite (without --resume)"
-                )
+        differing = [name for name in sorted(then.keys() | now.keys()) if then.get(name) != now.get(name)]
+        if differing:
+            said = ", ".join(f"{name} was {shown(str(then.get(name)))}, and is {shown(str(now.get(name)))}" for name in differing[:8])
+            raise UsageError(
+                f"{shown(self._dest_path)}: the unfinished run was another: {said}; "
+                "give the same again, or begin anew with --overwrite (without --resume)"
+            )
 
     def _finished_before(self) -> Report | None:
         """The report of the destination where it is there, and known to be this run's result; None where there is something to do.

@@ -36,7 +36,7 @@ import leakycli
 import leakycli.formats.npz
 import leakycli.formats.zarr
 from leakycli import Options
-from leakycli.destination import journal, publish
+from leakycli.destination import journal, rename
 from leakycli.engine import plan
 
 #: Small arrays in many regions, and a line for each.
@@ -120,7 +120,7 @@ def run(case: Case, source: Path, kill_at: int | None = None, count_to: str | No
 
     def work() -> None:
         if case.plain:
-            publish._rename_flagged = lambda *_, **__: errno.ENOSYS
+            rename._rename_flagged = lambda *_, **__: errno.ENOSYS
         counted = _watched(kill_at)
         journal.EVERY = journal.EVERY_FLUSHED = 0
         leakycli.apply(str(source / case.source), case.dest, case.options)
@@ -157,7 +157,7 @@ def _watched(kill_at: int | None) -> Callable[[], int]:
         setattr(owner, name, call)
 
     sys.addaudithook(audited)
-    for owner, name in ((os, "pwrite"), (os, "write"), (os, "fsync"), (publish, "_rename_flagged")):
+    for owner, name in ((os, "pwrite"), (os, "write"), (os, "fsync"), (rename, "_rename_flagged")):
         watched(owner, name)
     return lambda: changes
 
