@@ -86,6 +86,11 @@ class Destination(ABC):
         return None
 
     @property
+    def named(self) -> bool:
+        """Whether the result has its own name already."""
+        return self.complete
+
+    @property
     @abstractmethod
     def result(self) -> str | Remote:
         """Where the result is, now that it is complete."""
@@ -139,9 +144,9 @@ class Destination(ABC):
             raise storage_error(error, path, "cannot write") from None
         return made
 
-    def publish(self, bytes: int, warnings: tuple[str, ...]) -> None:
-        """Make the destination real, then its reports. bytes, warnings: what the report says of the result."""
-        self._publish(bytes, warnings)
+    def publish(self, digest: Any, bytes: int, warnings: tuple[str, ...]) -> None:
+        """Make the destination real, then its reports. digest, bytes, warnings: what the report says of the result."""
+        self._publish(digest, bytes, warnings)
         self.complete = True
         for made, path in self._reports:
             try:
@@ -150,7 +155,7 @@ class Destination(ABC):
                 raise storage_error(error, path, f"{shown(self.dest)} is done, but cannot write") from None
 
     @abstractmethod
-    def _publish(self, bytes: int, warnings: tuple[str, ...]) -> None: ...
+    def _publish(self, digest: Any, bytes: int, warnings: tuple[str, ...]) -> None: ...
 
     def _move_report(self, made: str, path: str) -> None:
         os.replace(made, path)
@@ -205,9 +210,13 @@ class LockedDestination(Destination):
             self._lock, new = self._take_lock()
             try:
                 self._enter(self._load(), new)
-            except BaseException:
+            except BaseException as error:
                 if new:
                     self._unlink_journal()
+                elif not isinstance(error, Exception):
+                    error.add_note(
+                        f"of what an ended run left beside {shown(self.dest)} a part may be removed; the next run removes the rest"
+                    )
                 os.close(self._lock)
                 raise
         except OSError as error:
@@ -247,12 +256,10 @@ class LockedDestination(Destination):
                     fd = os.open(path, flags)
                 except FileNotFoundError:
                     continue
-                except OSError as error:
+                except OSError:
                     if os.path.islink(path) or not os.path.isfile(path):
                         raise self._in_the_way(path) from None
-                    raise storage_error(error, path, "cannot write") from None
-            except OSError as error:
-                raise storage_error(error, path, "cannot write") from None
+                    raise
             try:
                 found = os.fstat(fd)
                 if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:

@@ -67,9 +67,12 @@ class FileDestination(LockedDestination):
         return None if self.past is None else self.past.published
 
     @property
+    def named(self) -> bool:
+        return self.complete or (self.published is not None and identity(self.names.dest) == self.published.result)
+
+    @property
     def result(self) -> str:
-        done = self.published is not None and identity(self.names.dest) == self.published.result
-        return self.names.dest if done or self.complete else self.partial
+        return self.names.dest if self.named else self.partial
 
     # What an earlier run left.
 
@@ -297,9 +300,9 @@ class FileDestination(LockedDestination):
 
     # Publishing.
 
-    def _publish(self, bytes: int, warnings: tuple[str, ...]) -> None:
+    def _publish(self, digest: Any, bytes: int, warnings: tuple[str, ...]) -> None:
         names, proof = self.names, self._made.get("partial")
-        if self.published is not None and identity(names.dest) == self.published.result:
+        if self.published is not None and self.named:
             self._old_identity = self.published.replaces
             return
         if proof is None or identity(self.partial) != proof:
@@ -308,7 +311,7 @@ class FileDestination(LockedDestination):
             self._settle_permissions()
             self._old_identity = identity(names.dest) if self._overwrite else None
             size = 0 if self._is_folder else os.lstat(self.partial).st_size
-            self.journal.publishing(Published(proof, self._old_identity, bytes, warnings), size)
+            self.journal.publishing(Published(proof, self._old_identity, digest, bytes, warnings), size)
             if self._old_identity is None:
                 rename_new(self.partial, names.dest)
             elif self._is_folder:
@@ -419,10 +422,10 @@ class UnnamedDestination(FileDestination):
         for fd in self._files:
             os.close(fd)
 
-    def publish(self, bytes: int, warnings: tuple[str, ...]) -> None:
+    def publish(self, digest: Any, bytes: int, warnings: tuple[str, ...]) -> None:
         """The result first: a run that ends between the two leaves a result without a report, and no report of a result that is not there."""
         if not self.unnamed:
-            super().publish(bytes, warnings)
+            super().publish(digest, bytes, warnings)
             return
         try:
             mode = os.fstat(self._files[0]).st_mode & 0o777

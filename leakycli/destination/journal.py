@@ -23,7 +23,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -75,10 +75,11 @@ class Reached:
 @dataclass(frozen=True, slots=True)
 class Published:
     """A result that is complete. result: its identity (of `rename`), or what tells an object store's; replaces: that of what it replaces,
-    None for nothing; bytes and warnings are those of the report; done: it has its name."""
+    None for nothing; digest: of every file of it, as the report has it; bytes and warnings are those of the report; done: it has its name."""
 
     result: Any
     replaces: Any
+    digest: Any
     bytes: int
     warnings: tuple[str, ...]
     done: bool = False
@@ -159,12 +160,10 @@ class Past:
         elif "publish" in record:
             held = record["publish"]
             warnings = tuple(_text(warning) for warning in held["warnings"])
-            replaces = held.get("replaces")
-            self.published = Published(held["result"], replaces, _count(held["bytes"]), warnings)
+            self.published = Published(held["result"], held["replaces"], held["digest"], _count(held["bytes"]), warnings)
             self.bytes, self.extent = self.total, _count(held.get("extent", 0))
         elif "published" in record and self.published is not None:
-            held = self.published
-            self.published = Published(held.result, held.replaces, held.bytes, held.warnings, done=True)
+            self.published = replace(self.published, done=True)
 
 
 def _begun(record: Record, fd: int) -> Past:
@@ -310,8 +309,7 @@ class Journal:
     def publishing(self, published: Published, extent: int) -> None:
         """The result is complete, flushed where that was asked for, and about to get its name. extent: its bytes, 0 for a folder."""
         self.write()
-        fields = {"result": published.result, "replaces": published.replaces, "bytes": published.bytes, "warnings": published.warnings}
-        self._append([{"publish": fields | {"extent": extent}}])
+        self._append([{"publish": asdict(published) | {"extent": extent}}])
         self.tells = self.complete = True
 
     def published(self) -> None:

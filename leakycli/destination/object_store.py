@@ -58,6 +58,10 @@ class ObjectStoreDestination(LockedDestination):
         return self.past.published if self.past is not None and self._finished else None
 
     @property
+    def named(self) -> bool:
+        return self.complete or self._finished
+
+    @property
     def result(self) -> Remote:
         return self.partial
 
@@ -133,10 +137,10 @@ class ObjectStoreDestination(LockedDestination):
             return None
         return hashlib.blake2b(repr(found).encode(), digest_size=16).hexdigest()
 
-    def _publish(self, bytes: int, warnings: tuple[str, ...]) -> None:
+    def _publish(self, digest: Any, bytes: int, warnings: tuple[str, ...]) -> None:
         if self._finished:
             return
-        self.journal.publishing(Published(self._root(self.partial), None, bytes, warnings), 0)
+        self.journal.publishing(Published(self._root(self.partial), None, digest, bytes, warnings), 0)
         assert self.partial.held is not None
         levels: dict[tuple[int, int], dict[str, Any]] = {}
         for key, text in self.partial.held.items():

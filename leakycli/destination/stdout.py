@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from leakycli.destination.base import Destination
 
 
@@ -24,5 +26,5 @@ class StandardOutput(Destination):
     def result(self) -> str:
         return "-"
 
-    def _publish(self, bytes: int, warnings: tuple[str, ...]) -> None:
+    def _publish(self, digest: Any, bytes: int, warnings: tuple[str, ...]) -> None:
         pass

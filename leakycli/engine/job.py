@@ -17,7 +17,7 @@ from leakycli._version import __version__
 from leakycli.destination import journal
 from leakycli.destination.base import Destination
 from leakycli.destination.file import FileDestination, UnnamedDestination
-from leakycli.destination.journal import Journal, Past, Reached
+from leakycli.destination.journal import Journal, Past, Published, Reached
 from leakycli.destination.names import check_distinct, check_reports
 from leakycli.destination.stdout import StandardOutput
 from leakycli.engine import events
@@ -308,22 +308,32 @@ class Job:
             if past is not None and (done := destination.published) is not None:
                 with self._reading_journal():
                     results, written = self._kept_results(past), done.bytes
+                self._check_unchanged(done)
+                for array in self.plan.arrays:
+                    self._tell(array, array.bytes_in, array.bytes_out, observe)
                 self._target_warnings = done.warnings
             else:
                 results, written = self._written(past, stack, observe)
                 if self._source.identity(self._used()) != identity:
                     raise SourceChangedError(f"{shown(self._source_path)}: changed while it was read; run again when it is left alone")
                 self._check_losses(results)
-                if self._options.verify and destination.revocable:
-                    self._verify(destination.partial)
+            if self._options.verify and destination.revocable and not destination.named:
+                self._verify(destination.partial)
             report = self._report(results, identity, written, (started, time.perf_counter() - clock), past is not None)
             hold.begin()
             text = report.to_json()
             for path in self._reports:
                 destination.report(path, text, self._is_own(path))
-            destination.publish(report.destination.bytes, self._target_warnings)
+            destination.publish(report.destination.identity, report.destination.bytes, self._target_warnings)
         observe(events.Finished(self._source_path))
         return report
+
+    def _check_unchanged(self, done: Published) -> None:
+        """Raise UsageError where the result of an earlier run, which is complete, is not what that run made."""
+        result = self._destination.result
+        if plain(formats.fingerprint(result)) != done.digest:
+            named = shown(result) if isinstance(result, str) else shown(self._destination.dest)
+            raise UsageError(f"{named}: was changed since it was completed; begin anew with --overwrite (without --resume)")
 
     @contextlib.contextmanager
     def _reading_journal(self) -> Iterator[None]:

@@ -123,9 +123,7 @@ def test_any_number_of_workers_may_go_on(here: Path, regions: int, workers: int,
 def test_without_resume_what_was_left_is_refused_and_kept(here: Path) -> None:
     stop("in.npy", "out.npy", 8)
     before = {name: Path(name).read_bytes() for name in os.listdir()}
-    with pytest.raises(
-        UsageError, match=r"out\.npy: an unfinished run left out\.npy\.partial \(50% done\); continue with --resume, or"
-    ):
+    with pytest.raises(UsageError, match=r"out\.npy: an unfinished run left out\.npy\.partial \(50% done\); continue with --resume, or"):
         apply("in.npy", "out.npy")
     assert {name: Path(name).read_bytes() for name in os.listdir()} == before
     report = apply("in.npy", "out.npy", Options(overwrite=True))
@@ -383,9 +381,7 @@ def test_a_signal_leaves_what_is_done_and_says_how_to_go_on(leakycli: Run, tmp_p
             process.kill()
     assert time.monotonic() - asked < 5
     assert process.returncode == -signum
-    assert (
-        said == f"leakycli: interrupted by {signal.Signals(signum).name}; what is done is kept: continue with --resume\n".encode()
-    )
+    assert said == f"leakycli: interrupted by {signal.Signals(signum).name}; what is done is kept: continue with --resume\n".encode()
     assert not (tmp_path / dest).exists()
     done = leakycli("apply", source, dest, "--resume", "--verify", "--json")
     assert (done.returncode, done.stderr) == (0, b"")
