@@ -6,7 +6,7 @@ import mmap
 import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass, fields, replace
 from typing import Any, Generic, Literal
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leakycli import stopping
+from leakycli.engine.executors import threads
 from leakycli.engine.plan import ArrayPlan, R, window
 from leakycli.errors import LossError
 from leakycli.formats.base import Reader, Writer
@@ -191,7 +192,7 @@ def run(
     pending: deque[tuple[R, Array | None, Future[RegionResult]]] = deque()
     spare: list[Array] = []
     # Decoding is the longest thing that must go in order; what else must, as commits, is not to wait for it, nor it for them.
-    fetcher = ThreadPoolExecutor(1, thread_name_prefix="leakycli-fetch") if reader.sequential and reader.decodes and workers > 1 else None
+    fetcher = threads(1, "leakycli-fetch") if reader.sequential and reader.decodes and workers > 1 else None
     fetch: Future[None] | None = None
 
     def take_oldest() -> None:

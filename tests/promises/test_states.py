@@ -142,12 +142,28 @@ def check(dest: str, before: float | None, allowed: set[float]) -> float | None:
 CASES = [("in.npy", "out.npy", True), ("in.zarr", "out.zarr", True), ("in.zarr", "out.zarr", False), ("in.zarr", "out.zarr.zip", True)]
 
 
-@pytest.mark.parametrize("old", [False, True], ids=["new", "over an old one"])
-@pytest.mark.parametrize(("source", "dest", "exchanges"), CASES, ids=["npy", "zarr", "zarr, two moves", "zip"])
-def test_killed_at_every_name_then_every_command(
-    small_regions: Path, source: str, dest: str, exchanges: bool, old: bool, pytestconfig: pytest.Config
-) -> None:
-    make(small_regions)
+PARAMETERS = [
+    pytest.mark.parametrize("old", [False, True], ids=["new", "over an old one"]),
+    pytest.mark.parametrize(("source", "dest", "exchanges"), CASES, ids=["npy", "zarr", "zarr, two moves", "zip"]),
+]
+
+
+@PARAMETERS[0]
+@PARAMETERS[1]
+def test_killed_at_every_name_then_every_command(small_regions: Path, source: str, dest: str, exchanges: bool, old: bool) -> None:
+    killed_and_then(small_regions, source, dest, exchanges, old, most=10)
+
+
+@pytest.mark.slow
+@PARAMETERS[0]
+@PARAMETERS[1]
+def test_all_of_the_killed_at_every_name(small_regions: Path, source: str, dest: str, exchanges: bool, old: bool) -> None:
+    killed_and_then(small_regions, source, dest, exchanges, old, most=1 << 20)
+
+
+def killed_and_then(folder: Path, source: str, dest: str, exchanges: bool, old: bool, most: int) -> None:
+    """At most so many trials, spread over all kills, commands, and what happens between runs."""
+    make(folder)
     options = Options(overwrite=old, workers=1)
 
     def start() -> None:
@@ -159,9 +175,7 @@ def test_killed_at_every_name_then_every_command(
     total = run(source, dest, options, None, exchanges)
     assert total > 5
     trials = list(itertools.product(range(1, total + 1), COMMANDS, ("left", "moved", "touched", "added to")))
-    # A sample of all; every one is among those of the slow test, which takes all.
-    step = 1 if pytestconfig.getoption("-m") == "slow" else max(len(trials) // 14, 1)
-    for kill_at, command, what in trials[hash(dest) % 3 :: step]:
+    for kill_at, command, what in trials[len(source + dest) % 3 :: max(len(trials) // most, 1)]:
         start()
         before = OLD if old else None
         run(source, dest, options, kill_at, exchanges)
@@ -174,7 +188,9 @@ def test_killed_at_every_name_then_every_command(
         run(source, dest, given, 1 + (kill_at * 7) % 9, exchanges)
         settled = {then, before, given.alpha, NEW}
         assert alpha_of(dest) in settled, (kill_at, command, what)
-        done = run(source, dest, replace(given, resume=False, overwrite=command != "plain") if command == "--overwrite" else given, None, exchanges)
+        done = run(
+            source, dest, replace(given, resume=False, overwrite=command != "plain") if command == "--overwrite" else given, None, exchanges
+        )
         found = alpha_of(dest)
         if done:
             # It says that it is done, and so DEST is what it was asked for.
@@ -188,7 +204,12 @@ def test_killed_at_every_name_then_every_command(
             assert dest in said, said
             assert found in settled, (kill_at, command, what, said)
         # Whatever was refused, this is what it was said to be good for.
-        assert run(source, dest, Options(overwrite=True, workers=1, alpha=OTHER), None, exchanges), (kill_at, command, what, Path("refused"))
+        assert run(source, dest, Options(overwrite=True, workers=1, alpha=OTHER), None, exchanges), (
+            kill_at,
+            command,
+            what,
+            Path("refused").read_text(),
+        )
         assert alpha_of(dest) == OTHER
         left = [name for name in os.listdir() if name.startswith(dest)]
         assert sorted(left) == sorted((dest, f"{dest}.report.json")), (kill_at, command, what)
@@ -204,5 +225,14 @@ def test_the_names_of_a_destination_are_what_its_state_is_judged_by(small_region
     destination = file.FileDestination("out.zarr")
     assert set(destination.touched) >= {
         f"out.zarr{suffix}"
-        for suffix in ("", ".partial", ".partial.folder", ".partial.spool", ".partial.journal", ".replaced", ".report.json", ".report.json.partial")
+        for suffix in (
+            "",
+            ".partial",
+            ".partial.folder",
+            ".partial.spool",
+            ".partial.journal",
+            ".replaced",
+            ".report.json",
+            ".report.json.partial",
+        )
     }
