@@ -301,7 +301,7 @@ class Job:
             with self._reading_journal():
                 self._check_same(past)
             if (report := self._finished_before()) is not None:
-                observe(events.Finished(self._source_path))
+                observe(events.Finished(self._source_path, already=True))
                 return report
             destination.check_space(*self._space(), 1 - (past.share if past else 0), self._format == "npy")
             identity = self._identity()
