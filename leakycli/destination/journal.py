@@ -268,6 +268,8 @@ class Journal:
         Where that cannot be written, all that was said is removed.
         """
         self._members, self._reached, self.tells, self.complete = [], None, False, False
+        if not os.fstat(self._fd).st_size:
+            return
         try:
             self._append([{"discard": made}])
         except OSError:
