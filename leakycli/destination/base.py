@@ -119,7 +119,6 @@ class Destination(ABC):
     def report(self, path: str, text: str, own: bool) -> None:
         """The report `text` is to be at `path` once the result is published. own: it is the one beside the destination."""
         made = self._new_report(path, own)
-        self._reports.append((made, path))
         try:
             with open(made, "w", encoding="utf-8") as file:
                 file.write(text)
@@ -136,12 +135,13 @@ class Destination(ABC):
         return path, temporary(path) if own else f"{path}.{os.getpid()}.partial"
 
     def _new_report(self, path: str, own: bool) -> str:
-        """An empty file for a report, with the permissions that it will have."""
+        """An empty file for a report, with the permissions that it will have; it is one of `_reports` from its creation on."""
         made = self.report_paths(path, own)[1]
         try:
             os.close(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, FILE_MODE))
         except OSError as error:
             raise storage_error(error, path, "cannot write") from None
+        self._reports.append((made, path))
         return made
 
     def publish(self, digest: Any, bytes: int, warnings: tuple[str, ...]) -> None:

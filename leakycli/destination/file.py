@@ -94,9 +94,8 @@ class FileDestination(LockedDestination):
             action = Action.RESTART
         if action is Action.RESTART:
             self._remove_left(past)
-        elif action is Action.BEGIN:
-            self._remove_empty()
         else:
+            self._remove_empty()
             self.past = past
 
     def _is_taken(self) -> bool:
@@ -158,7 +157,7 @@ class FileDestination(LockedDestination):
     def _remove_empty(self) -> None:
         """What a run had made, and did not come to tell its journal of."""
         for role, path in self.names.made.items():
-            if role != "replaced" and is_empty(path):
+            if role not in self._made and role != "replaced" and is_empty(path):
                 remove(path)
 
     def extent(self) -> int:
@@ -288,14 +287,15 @@ class FileDestination(LockedDestination):
                 remove(made)  # of an earlier run
             fd = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
+                self._reports.append((made, path))
                 os.fchmod(fd, mode)
             finally:
                 os.close(fd)
+            if own and (proof := identity(made)) is not None:
+                self._made["report"] = proof
+                self.journal.made("report", proof)
         except OSError as error:
             raise storage_error(error, path, "cannot write") from None
-        if own and (proof := identity(made)) is not None:
-            self._made["report"] = proof
-            self.journal.made("report", proof)
         return made
 
     # Publishing.
@@ -413,6 +413,7 @@ class UnnamedDestination(FileDestination):
             return super()._new_report(path, own)
         mode = os.fstat(self._files[0]).st_mode & self._wanted(folder=False) & FILE_MODE
         made = self._new(path, mode)
+        self._reports.append((made, path))
         os.fchmod(self._files[-1], mode)
         return made
 

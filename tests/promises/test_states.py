@@ -151,7 +151,7 @@ PARAMETERS = [
 @PARAMETERS[0]
 @PARAMETERS[1]
 def test_killed_at_every_name_then_every_command(small_regions: Path, source: str, dest: str, exchanges: bool, old: bool) -> None:
-    killed_and_then(small_regions, source, dest, exchanges, old, most=10)
+    killed_and_then(small_regions, source, dest, exchanges, old, most=5)
 
 
 @pytest.mark.slow

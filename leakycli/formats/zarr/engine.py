@@ -162,7 +162,9 @@ def _start_loop() -> None:
 
 
 def _no_thread(error: Exception) -> StorageError:
-    return StorageError(f"cannot read or write Zarr: {shown(str(error))}: the process has reached a limit of threads or memory (ulimit -u, -v)")
+    return StorageError(
+        f"cannot read or write Zarr: {shown(str(error))}: the process has reached a limit of threads or memory (ulimit -u, -v)"
+    )
 
 
 def explained(error: Exception, where: str, doing: str) -> LeakyError:
