@@ -30,7 +30,7 @@ class StorageError(LeakyError, OSError):
 
 
 class FlushError(StorageError):
-    """What was written could not be flushed to disk. It may be lost although the next flush succeeds, so that nothing may be built on it."""
+    """What was written could not be flushed to disk. It may be lost although the next flush succeeds: nothing may be built on it."""
 
 
 class SourceChangedError(StorageError):

@@ -96,7 +96,8 @@ class Destination(ABC):
         """Where the result is, now that it is complete."""
 
     def prepare(self, fingerprint: dict[str, Any], total: int, spool: bool) -> None:
-        """Make what is written to, and begin the journal of a job of `total` bytes. spool: one is needed."""
+        """Make what is written to, and begin the journal of a job of `total` bytes. spool: one is needed. By default nothing."""
+        return
 
     def spool(self) -> str | None:
         """Where an array that has to be spooled goes; None where there is no such place beside the destination."""
@@ -110,7 +111,9 @@ class Destination(ABC):
         """Raise StorageError where there is no room for what is to be written yet, as far as that can be known.
 
         result, spooled: bytes of them; left: the share that is not written yet; reserved: room for the result is set aside when it is made.
+        By default nothing is known.
         """
+        return
 
     def no_space(self, result: int, spooled: int, left: float, reserved: bool) -> str:
         """What to add to a message about a full disk; see `check_space`."""
@@ -230,7 +233,7 @@ class LockedDestination(Destination):
 
     @abstractmethod
     def _enter(self, past: Past | None, new: bool) -> None:
-        """Look at what an earlier run left, of which `past` tells; the lock says that it is nobody's. new: the journal was made just now."""
+        """Look at what an earlier run left, of which `past` tells; the lock says that it is nobody's. new: the journal was just made."""
 
     def _load(self) -> Past | None:
         self.journal = Journal(self._lock, self.flushes, self._durable)

@@ -424,7 +424,7 @@ class UnnamedDestination(FileDestination):
             os.close(fd)
 
     def publish(self, digest: Any, bytes: int, warnings: tuple[str, ...]) -> None:
-        """The result first: a run that ends between the two leaves a result without a report, and no report of a result that is not there."""
+        """The result first: a run that ends between the two leaves a result without a report, and no report without a result."""
         if not self.unnamed:
             super().publish(digest, bytes, warnings)
             return

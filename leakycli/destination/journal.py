@@ -74,8 +74,14 @@ class Reached:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A result that is complete. result: its identity (of `rename`), or what tells an object store's; replaces: that of what it replaces,
-    None for nothing; digest: of every file of it, as the report has it; bytes and warnings are those of the report; done: it has its name."""
+    """A result that is complete.
+
+    result: its identity (of `rename`), or what tells an object store's
+    replaces: that of what it replaces; None for nothing
+    digest: of every file of it, as the report has it
+    bytes, warnings: those of the report
+    done: it has its name
+    """
 
     result: Any
     replaces: Any

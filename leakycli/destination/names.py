@@ -190,7 +190,7 @@ def check_jobs(jobs: Iterable[tuple[str, str]]) -> None:
                     f"{shown(dest)}: a run to it writes or removes {shown(name)}, and that is, holds or lies in the source {shown(hit)}; "
                     "nothing was written; choose another destination"
                 )
-    for path, source in taken.items():
+    for path in taken:
         inside = next((outer for outer in _above(path) if outer in taken), None)
         if inside is not None and not is_url(path):
             raise UsageError(f"{shown(path)}: would lie in {shown(inside)}, another result of this call; nothing was written")

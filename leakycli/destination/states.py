@@ -26,8 +26,8 @@ class State(Enum):
 class Action(Enum):
     """What a command does.
 
-    BEGIN: begins. REFUSE: says what is there and what to type, and changes nothing. CONTINUE: goes on where the journal's last line says, or,
-    where that cannot be relied on after a crash of the system, does as RESTART. RESTART: says in the journal that nothing counts, removes
+    BEGIN: begins. REFUSE: says what is there and what to type, and changes nothing. CONTINUE: resumes where the journal's last line says;
+    does as RESTART where that cannot be relied on after a crash of the system. RESTART: says in the journal that nothing counts, removes
     what the journal proves to be ours, begins. PUBLISH: gives the complete result its name. FINISH: moves the report, removes what was
     replaced and what is ours. PUT_BACK: gives the old DEST its name again, then looks anew.
     """

@@ -195,7 +195,7 @@ _SAMPLES, _SAMPLE, _SAMPLED_FILES = 16, 4096, 64
 def fingerprint(path: str | Remote) -> dict[str, str]:
     """Digests that tell what this is, whatever its name and times.
 
-    Of a file: its size and 16 samples of 4 KiB spread over it (all of a small one). Of a Zarr folder: the name and size of every file in it,
+    Of a file: its size and 16 samples of 4 KiB spread over it (all of a small one). Of a Zarr folder: name and size of every file in it,
     and such samples of 64 of them. Of a URL: all metadata documents. Raises OSError.
     """
     digest = hashlib.blake2b(digest_size=16)
@@ -244,7 +244,7 @@ _LONGEST_REPORT = 1 << 28
 
 
 def read(path: str | Remote) -> bytes | None:
-    """All of a regular file of some 256 MiB at most, or of what is behind a URL; None where there is nothing. Raises OSError, CorruptError."""
+    """All of a regular file of 256 MiB at most, or of what is behind a URL; None where there is nothing. Raises OSError, CorruptError."""
     return path.read("") if not isinstance(path, str) else read_limited(path, _LONGEST_REPORT)
 
 

@@ -228,7 +228,7 @@ def test_nobody_else_can_read_a_private_result_while_it_is_written(here: Path) -
     os.chmod("in.zarr", 0o700)
     Path("old.npy").write_bytes(b"old")
     os.chmod("old.npy", 0o600)
-    seen = []
+    seen: list[int] = []
 
     def look(event: events.Event) -> None:
         if isinstance(event, events.RegionDone):
@@ -331,7 +331,7 @@ def test_a_file_system_that_does_not_tell_its_size_is_written_to(here: Path, mon
 
 def test_what_cannot_be_removed_is_told_of_and_removed_later(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     apply("in.zarr", "out.zarr")
-    whole = file.remove
+    whole = file.__dict__["remove"]
 
     def refuse(path: str) -> None:
         if path == "out.zarr.partial":
@@ -393,7 +393,7 @@ def test_a_signal_while_publishing_waits_until_all_is_done(here: Path, source: s
 def test_an_interrupt_of_a_library_s_user_waits_as_well(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import signal
 
-    whole = file.rename_new
+    whole = file.__dict__["rename_new"]
 
     def step(old: str, new: str) -> None:
         signal.raise_signal(signal.SIGINT)

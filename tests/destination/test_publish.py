@@ -18,11 +18,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from leakycli.destination.file import FileDestination
 
 from leakycli import Options, apply, leaky_relu, system
 from leakycli.cli import _run
 from leakycli.destination import journal
+from leakycli.destination.file import FileDestination
 from leakycli.engine import events
 from leakycli.errors import DifferenceError, LeakyError, SourceChangedError, StorageError, UsageError
 from leakycli.formats.base import ArrayInfo

@@ -133,7 +133,7 @@ class Calls:
     def _watch_rename(self) -> None:
         from leakycli.destination import file
 
-        whole = file.rename_new
+        whole = file.__dict__["rename_new"]
 
         def call(old: str, new: str) -> None:
             self.made.append(("rename", new))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import itertools
 import json
 import os
 import shutil
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -117,29 +119,29 @@ CHANGES: dict[str, tuple[str, Callable[[], object]]] = {
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_source_that_changes_gives_no_result(here: Path, change: str) -> None:
-    format, act = CHANGES[change]
+    suffix, act = CHANGES[change]
     with pytest.raises(SourceChangedError, match="changed while it was read"):
-        apply(f"in.{format}", f"out.{format}", Options(workers=1), At(6, act))
+        apply(f"in.{suffix}", f"out.{suffix}", Options(workers=1), At(6, act))
     assert not [name for name in os.listdir() if name.startswith("out")]
 
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_source_that_changed_between_two_runs_is_not_resumed(here: Path, change: str) -> None:
-    format, act = CHANGES[change]
-    stop(f"in.{format}", f"out.{format}")
+    suffix, act = CHANGES[change]
+    stop(f"in.{suffix}", f"out.{suffix}")
     act()
     with pytest.raises(UsageError, match=r"the unfinished run was another: source\."):
-        apply(f"in.{format}", f"out.{format}", Options(resume=True))
-    assert not os.path.lexists(f"out.{format}")
+        apply(f"in.{suffix}", f"out.{suffix}", Options(resume=True))
+    assert not os.path.lexists(f"out.{suffix}")
 
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_result_of_a_source_that_changed_is_not_taken_as_done(here: Path, change: str) -> None:
-    format, act = CHANGES[change]
-    apply(f"in.{format}", f"out.{format}")
+    suffix, act = CHANGES[change]
+    apply(f"in.{suffix}", f"out.{suffix}")
     act()
     with pytest.raises(UsageError, match=r"its report is of another run \(source\."):
-        apply(f"in.{format}", f"out.{format}", Options(resume=True))
+        apply(f"in.{suffix}", f"out.{suffix}", Options(resume=True))
 
 
 def test_other_arrays_of_a_store_may_change_when_they_are_not_read(here: Path) -> None:
@@ -218,23 +220,28 @@ def test_nothing_is_built_on_what_could_not_be_flushed(here: Path, monkeypatch: 
     assert not apply(source, dest, Options(fsync=True, resume=True, verify=True)).resumed
 
 
+def _watched(name: str, whole: Callable[..., Any], made: list[tuple[str, str]]) -> Callable[..., Any]:
+    """A call of `os`, which adds to `made` its name and that of its file."""
+
+    def call(fd: int, *rest: Any) -> Any:
+        made.append((name, os.path.basename(os.readlink(f"/proc/self/fd/{fd}"))))
+        return whole(fd, *rest)
+
+    return call
+
+
 def test_a_spool_is_flushed_before_a_line_relies_on_it(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     x = np.random.default_rng(6).standard_normal((512, 4096)).astype("f4")
     zarr.create_array("a.zarr", data=x, chunks=(512, 16), compressors=())
     made: list[tuple[str, str]] = []
     for name in ("fsync", "write"):
-
-        def call(fd: int, *rest: Any, name: str = name, whole: Any = getattr(os, name)) -> Any:
-            made.append((name, os.path.basename(os.readlink(f"/proc/self/fd/{fd}"))))
-            return whole(fd, *rest)
-
-        monkeypatch.setattr(os, name, call)
+        monkeypatch.setattr(os, name, _watched(name, getattr(os, name), made))
     options = Options(fsync=True, compressor="deflate:1", memory=system.resident() + (36 << 20), workers=1)
     with pytest.raises(Stopped):
         apply("a.zarr", "out.npz", options, At(9, _stop))
     told = [i for i, (name, path) in enumerate(made) if (name, path) == ("write", "out.npz.partial.journal")]
     assert len(told) > 5
-    for before, line in zip(told[1:], told[2:], strict=False):
+    for before, line in itertools.pairwise(told[1:]):
         assert ("fsync", "out.npz.partial.spool") in made[before:line]
 
 
@@ -250,7 +257,7 @@ def test_a_folder_that_cannot_be_listed_is_no_empty_one(here: Path, monkeypatch:
         return whole(path)
 
     monkeypatch.setattr(os, "scandir", failing)
-    with pytest.raises(StorageError, match="cannot read folder.*: Stale file handle"):
+    with pytest.raises(StorageError, match=r"cannot read folder.*: Stale file handle"):
         z.pack("folder", "out.zarr.zip")
 
 
@@ -388,7 +395,7 @@ def test_a_long_journal_is_read_one_line_after_the_other(here: Path) -> None:
 
 def test_lines_come_ever_more_rarely(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr(journal.time, "monotonic", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     fd = os.open(tmp_path / "lines", os.O_RDWR | os.O_CREAT)
     try:
         kept = journal.Journal(fd, flush=False)

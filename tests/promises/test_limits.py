@@ -100,8 +100,9 @@ static int ours(int fd) {
     return strstr(path, getenv("SHORT_UNDER")) != 0;
 }
 static size_t cut(size_t n) { return n <= 1 || next() % 2 ? n : next() % 3 == 0 ? 1 : 1 + next() % (n - 1); }
-#define ALL(name, result, arguments, body) result name arguments { static result (*real) arguments; if (!real) real = dlsym(RTLD_NEXT, #name); \
-    if (ours(fd)) { if (next() % 4 == 0) { errno = EINTR; return -1; } body } 
+#define ALL(name, result, arguments, body) result name arguments { \
+    static result (*real) arguments; if (!real) real = dlsym(RTLD_NEXT, #name); \
+    if (ours(fd)) { if (next() % 4 == 0) { errno = EINTR; return -1; } body }
 #define END(...) return real(__VA_ARGS__); }
 #define V struct iovec one; if (c > 0) { one = v[0]; one.iov_len = cut(one.iov_len); v = &one; c = 1; }
 ALL(read, ssize_t, (int fd, void *b, size_t n), n = cut(n);) END(fd, b, n)
@@ -213,7 +214,7 @@ def fail_one_by_one(here: Path, source: str, dest: str, code: str, most: int) ->
 def clear(dest: str) -> None:
     for entry in os.listdir():
         if entry.startswith(dest):
-        shutil.rmtree(entry) if os.path.isdir(entry) else os.unlink(entry)
+            shutil.rmtree(entry) if os.path.isdir(entry) else os.unlink(entry)
 
 
 # Work that grows with what there is, and not with its square.
@@ -246,7 +247,7 @@ def test_what_may_be_secret_in_a_url_is_not_shown(text: str, then: str) -> None:
 def test_an_archive_of_many_nodes_is_listed_in_time_that_grows_with_them(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "many.zarr.zip", "w") as archive:
         for number in range(8_000):
-        archive.writestr(f"a/{number}/zarr.json", b"")
+            archive.writestr(f"a/{number}/zarr.json", b"")
     tree = ZipTree(str(tmp_path / "many.zarr.zip"))
     try:
         nodes = tree.children("a")

@@ -28,7 +28,12 @@ from tests.promises.crash import ended, forked
 X = np.random.default_rng(3).standard_normal((16, 512)).astype("f4")
 OLD, NEW, OTHER = 0.7, 0.2, 0.4
 
-COMMANDS = {"plain": {}, "--resume": {"resume": True}, "--overwrite": {"overwrite": True}, "both": {"resume": True, "overwrite": True}}
+COMMANDS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "--resume": {"resume": True},
+    "--overwrite": {"overwrite": True},
+    "both": {"resume": True, "overwrite": True},
+}
 
 
 def _count_names(kill_at: int | None) -> Callable[[], int]:
@@ -61,7 +66,7 @@ def run(source: str, dest: str, options: Options, kill_at: int | None, exchanges
 
     def work() -> None:
         if not exchanges:
-            rename._rename_flagged = lambda *_, **__: 38  # type: ignore[assignment]
+            rename._rename_flagged = lambda *_, **__: 38
         count = _count_names(kill_at)
         try:
             apply(source, dest, options)

@@ -157,8 +157,8 @@ class ZarrSource:
             yield from (self.key(member, document.chunk_key(grid.index(number))) for number in range(grid.size))
 
     def identity(self, used: Collection[Member] = ()) -> dict[str, Any]:
-        """Of the documents, and of every file and folder that belongs to the members `used`: whatever chunk is read has been the same all the
-        time between two calls that give the same."""
+        """Of the documents, and of every file and folder that belongs to the members `used`: a chunk that is read has been the same
+        all the time between two calls that give the same."""
         digest = hashlib.blake2b(digest_size=16)
         for member in self.members:
             for name, text in self._texts(self.key(member)).items():
