@@ -22,7 +22,6 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -38,6 +37,7 @@ import leakycli.formats.zarr
 from leakycli import Options
 from leakycli.destination import journal, rename
 from leakycli.engine import plan
+from tests.kit.processes import ended, forked
 
 #: Small arrays in many regions, and a line for each.
 plan.UNIT_BYTES = 1 << 12
@@ -94,25 +94,6 @@ def make_sources(folder: Path, shape: tuple[int, int] = SHAPE) -> None:
 
 
 # A run in a process of its own.
-
-
-def forked(work: Callable[[], object]) -> int:
-    """The process that does `work`: it ends with 0, or with 1 and a traceback in the file "said"."""
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 1
-    try:
-        work()
-        code = 0
-    except BaseException:
-        Path("said").write_text(traceback.format_exc())
-    finally:
-        os._exit(code)
-
-
-def ended(pid: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def run(case: Case, source: Path, kill_at: int | None = None, count_to: str | None = None) -> int:

@@ -23,7 +23,7 @@ import zarr
 from leakycli import Options, apply, leaky_relu
 from leakycli.destination import file, rename, states
 from leakycli.errors import LeakyError
-from tests.promises.crash import ended, forked
+from tests.kit.processes import ended, forked
 
 X = np.random.default_rng(3).standard_normal((16, 512)).astype("f4")
 OLD, NEW, OTHER = 0.7, 0.2, 0.4
