@@ -7,7 +7,6 @@ one line that can be shown as it is.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from leakycli.formats import ArrayInfo, Member, Usage
 from leakycli.function.rule import OUTPUTS
 from leakycli.options import Options, ignored
 from leakycli.report.model import Report
+from leakycli.report.saved import MALFORMED, saved_values
 
 if TYPE_CHECKING:
     from leakycli.engine.verify import Comparison
@@ -124,13 +124,13 @@ def recorded_parameters(dest: str, storage_options: Mapping[str, Any] | None = N
     """The parameters that the report beside `dest` gives for it; None without a report, or where it is of another file."""
     try:
         at, report_at = (formats.located(path, storage_options or {}) for path in (dest, f"{dest}.report.json"))
-        report = json.loads(formats.read(report_at) or b"")
+        report = saved_values(report_at)
         identity, given = report["destination"]["identity"], report["parameters"]
         known = type(given["alpha"]) in (int, float) and math.isfinite(given["alpha"])
         known = known and given["dtype"] in (None, *OUTPUTS) and type(given["nan"]) in (int, type(None))
-        if known and identity == {"sampled_blake2b": formats.fingerprint(at)}:
+        if known and identity == formats.fingerprint(at):
             patterns = {name: tuple(map(str, given[name])) for name in ("only", "skip")}
             return {name: given[name] for name in ("alpha", "dtype", "nan")} | patterns
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except MALFORMED:
         pass
     return None

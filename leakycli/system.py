@@ -1,13 +1,16 @@
-"""What this machine gives the process: processors, memory, and how much it has used. Linux's cgroup limits (v1 and v2) count."""
+"""What this machine gives the process: processors, memory, files; and how much it has used. Linux's cgroup limits (v1 and v2) count."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from functools import lru_cache
+
+from leakycli.errors import FlushError, shown, storage_error
 
 #: Bytes from which `reserve` does something: smaller files are written at once.
 _RESERVED = 1 << 20
@@ -70,6 +73,37 @@ def reserve(fd: int, size: int) -> None:
     fallocate = libc.fallocate64 if hasattr(libc, "fallocate64") else libc.fallocate
     if fallocate(fd, 0, ctypes.c_int64(0), ctypes.c_int64(size)) and (code := ctypes.get_errno()) in _NO_ROOM:
         raise OSError(code, os.strerror(code))
+
+
+def sync_path(path: str) -> None:
+    """Flush a file, or a folder's list of names, to disk. Raises StorageError; FlushError where what was written may be lost."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise storage_error(error, path, "cannot flush") from None
+    try:
+        sync(fd, path)
+    finally:
+        os.close(fd)
+
+
+def sync(fd: int, path: str) -> None:
+    """Flush an open file to disk. Raises FlushError, naming `path`."""
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.ENOTSUP) and stat.S_ISDIR(os.fstat(fd).st_mode):
+            return  # its file system has no such thing for folders
+        raise FlushError(f"cannot flush {shown(path)}: {error.strerror}") from None
+
+
+def open_own(path: str, flags: int, mode: int = 0o600) -> int:
+    """Open a file that this run has made, or makes: never by way of a link that somebody put in its place. Raises OSError.
+
+    The links of /proc/self/fd are those of files that have no name.
+    """
+    follow = path.startswith("/proc/self/fd/")
+    return os.open(path, flags | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW), mode)
 
 
 def resident() -> int:

@@ -108,6 +108,11 @@ def _result(arguments: list[str]) -> int:
     except Exception as error:
         if state["debug"]:
             traceback.print_exc()
+        if isinstance(error, RuntimeError) and "start new thread" in str(error):
+            _say(
+                "cannot start a thread: the process has reached a limit of threads or memory (ulimit -u, -v); raise it or give --workers 1"
+            )
+            return 1
         _say(f"a defect of leakycli, please report it: {type(error).__name__}: {error} (--debug shows where)")
         return 1
 

@@ -248,8 +248,19 @@ def _apply(job: Job, options: Options, given: dict[str, Any], batch: bool, begun
         if begun is not None:
             said = _awaited(job, begun, observe)
         else:
-            report = apply(job.source, job.dest, options, observe)
-            said = _said(report, given["json"], given["quiet"] or not batch)
+            already: list[bool] = []
+
+            def watch(event: events.Event) -> None:
+                already.extend([True] if getattr(event, "already", False) else [])
+                observe(event)
+
+            report = apply(job.source, job.dest, options, watch)
+            if already and not given["json"]:
+                # Its report is that of another run, and a file that anyone may have written.
+                said = "" if given["quiet"] else f"{visible(job.dest)}: already complete"
+                batch = True
+            else:
+                said = _said(report, given["json"], given["quiet"] or not batch)
     if said:
         click.echo(said)
     elif not batch and not given["quiet"]:

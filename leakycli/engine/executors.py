@@ -41,4 +41,25 @@ def local_executor(workers: int, tasks: int) -> Executor:
     """Threads for `workers`, or the calling thread where there is nothing to do at once."""
     if workers <= 1 or tasks <= 1:
         return InlineExecutor()
-    return ThreadPoolExecutor(workers, thread_name_prefix="leakycli")
+    return threads(workers, "leakycli") or InlineExecutor()
+
+
+class _Threads(ThreadPoolExecutor):
+    """Threads, or as many of them as the system allows."""
+
+    def _adjust_thread_count(self) -> None:
+        try:
+            super()._adjust_thread_count()
+        except RuntimeError:
+            if not self._threads:
+                raise
+
+
+def threads(most: int, name: str) -> ThreadPoolExecutor | None:
+    """An executor of up to `most` threads; None where not even one can be started (a limit on processes, or on memory)."""
+    executor = _Threads(most, thread_name_prefix=name)
+    try:
+        executor.submit(int).result()
+    except RuntimeError:
+        return None
+    return executor

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+import json
 import mmap
 import threading
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal
 
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leakycli import stopping
+from leakycli.engine.executors import threads
 from leakycli.engine.plan import ArrayPlan, R, window
 from leakycli.errors import LossError
 from leakycli.formats.base import Mask, Reader, Writer
@@ -86,11 +88,19 @@ class Progress:
 
         return record
 
-    def restore(self, stats: list[Any], sample: list[str]) -> None:
-        """Take what an earlier run held; sample: of each of its lines."""
+    def restore(self, lines: Iterable[dict[str, Any]]) -> None:
+        """Take what an earlier run held, as each of its journal's lines has it. Raises ValueError or TypeError for anything else."""
+        stats: Any = None
+        for line in lines:
+            if line["sample_from"] == 0:
+                self.sample = Sample(self.rule, self.size)
+            if line["sample_from"] != self.sample.count:
+                raise ValueError("a part of the sample is missing")
+            self.sample.restore(base64.b64decode(line["sample"], validate=True))
+            stats = line["stats"]
         self.stats = BlockStats.from_json(stats)
-        for held in sample:
-            self.sample.restore(base64.b64decode(held))
+        if json.loads(json.dumps(self.stats.to_json())) != stats:
+            raise ValueError("no statistics")
         self._told = self.sample.count
 
     def finish(self, fill: Any) -> ArrayResult:
@@ -199,7 +209,7 @@ def run(
     pending: deque[tuple[R, Array | None, Future[RegionResult]]] = deque()
     spare: list[Array] = []
     # Decoding is the longest thing that must go in order; what else must, as commits, is not to wait for it, nor it for them.
-    fetcher = ThreadPoolExecutor(1, thread_name_prefix="leakycli-fetch") if reader.sequential and reader.decodes and workers > 1 else None
+    fetcher = threads(1, "leakycli-fetch") if reader.sequential and reader.decodes and workers > 1 else None
     fetch: Future[None] | None = None
 
     def take_oldest() -> None:

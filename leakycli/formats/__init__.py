@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from leakycli.errors import CorruptError, StorageError, UnsupportedError, UsageError, shown, storage_error
@@ -26,7 +26,7 @@ from leakycli.formats.base import (
     Usage,
     Writer,
     changed,
-    is_unchanged,
+    read_limited,
     unchanged,
 )
 from leakycli.formats.npy import MAGIC, NpySource, NpyStreamSource, NpyStreamTarget, NpyTarget, behind_text
@@ -189,17 +189,17 @@ def dest_format(dest: str, to: str | None = None) -> str:
     raise UsageError(f"{shown(dest)}: a destination's suffix says its format; it must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
 
 
-def create_target(path: str | Remote, format: str, layout: Layout, begun: bool = False, flush: bool = False, there: bool = False) -> Target:
+def create_target(path: str | Remote, format: str, layout: Layout, begun: bool = False, flush: bool = False) -> Target:
     """A target of that format that will be at `path` (a temporary name, whatever its suffix); "-" is standard output.
 
-    begun: by an earlier run. flush: see `Target.ensure`. there: for a `.npy`, the file is there, and empty.
+    begun: by an earlier run. flush: see `Target.ensure`. An empty file, or folder, may be there already.
     """
     if not isinstance(path, str):
         from leakycli.formats.zarr import ZarrTarget
 
         return ZarrTarget(path, layout, begun=begun)
     if format == "npy":
-        return NpyStreamTarget(1) if path == "-" else NpyTarget(path, flush, there)
+        return NpyStreamTarget(1) if path == "-" else NpyTarget(path, flush)
     if format == "npz":
         from leakycli.formats.npz import Compressor, NpzTarget
 
@@ -254,37 +254,64 @@ def compresses(format: str, layout: Layout, source: Source, member: Member) -> b
     return Compressor.of(Compressor.parse(layout.compressor), source, member).compresses
 
 
-def fingerprint(path: str | Remote) -> str:
-    """A digest that tells what this is, whatever its name and times: of a file's size and 16 samples of 4 KiB spread over it (all of a
-    small one), or of all metadata documents of a Zarr folder or URL."""
+#: Samples of a file, bytes of each, and files of a folder that samples are taken of.
+_SAMPLES, _SAMPLE, _SAMPLED_FILES = 16, 4096, 64
+
+
+def fingerprint(path: str | Remote) -> dict[str, str]:
+    """Digests that tell what this is, whatever its name and times.
+
+    Of a file: its size and 16 samples of 4 KiB spread over it (all of a small one). Of a Zarr folder: name and size of every file in it,
+    and such samples of 64 of them. Of a URL: all metadata documents. Raises OSError.
+    """
     digest = hashlib.blake2b(digest_size=16)
-    if not isinstance(path, str) or os.path.isdir(path):
+    if not isinstance(path, str):
         from leakycli.formats.zarr import ZarrSource
 
         source = ZarrSource(path)
         source.close()
         digest.update(str(source.opened).encode())
-        return digest.hexdigest()
-    with open(path, "rb", buffering=0) as file:
+        return {"sampled_blake2b": digest.hexdigest()}
+    if not os.path.isdir(path):
+        digest.update(_sampled(path))
+        return {"sampled_blake2b": digest.hexdigest()}
+    files = sorted(_manifest(path, ""))
+    for name, size in files:
+        digest.update(b"%s\0%d\0" % (os.fsencode(name), size))
+    for i in sorted({n * (len(files) - 1) // (_SAMPLED_FILES - 1) for n in range(_SAMPLED_FILES)} if files else ()):
+        digest.update(_sampled(os.path.join(path, files[i][0])))
+    return {"manifest_blake2b": digest.hexdigest()}
+
+
+def _manifest(folder: str, under: str) -> Iterator[tuple[str, int]]:
+    """Path below the first folder, and size, of every file."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _manifest(entry.path, f"{under}{entry.name}/")
+            else:
+                yield under + entry.name, entry.stat().st_size
+
+
+def _sampled(path: str) -> bytes:
+    with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
-        digest.update(str(size).encode())
-        if size <= 16 * 4096:
-            digest.update(file.read(size))
-        else:
-            for i in range(16):
-                digest.update(os.pread(file.fileno(), 4096, (size - 4096) * i // 15))
-    return digest.hexdigest()
+        if size <= _SAMPLES * _SAMPLE:
+            return b"%d" % size + file.read(size)
+        parts = []
+        for i in range(_SAMPLES):
+            file.seek((size - _SAMPLE) * i // (_SAMPLES - 1))
+            parts.append(file.read(_SAMPLE))
+        return b"%d" % size + b"".join(parts)
+
+
+#: Bytes of a report that is read.
+_LONGEST_REPORT = 1 << 28
 
 
 def read(path: str | Remote) -> bytes | None:
-    """All of a file, or of what is behind a URL; None where there is nothing. Raises OSError."""
-    if not isinstance(path, str):
-        return path.read("")
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except FileNotFoundError:
-        return None
+    """All of a regular file of 256 MiB at most, or of what is behind a URL; None where there is nothing. Raises OSError, CorruptError."""
+    return path.read("") if not isinstance(path, str) else read_limited(path, _LONGEST_REPORT)
 
 
 def is_regular(path: str) -> bool:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterator, Sequence
+import stat
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Protocol, TypeVar
@@ -16,7 +17,8 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from leakycli.errors import CorruptError, LeakyError, SourceChangedError, StorageError, shown, storage_error
+from leakycli import stopping
+from leakycli.errors import CorruptError, LeakyError, SourceChangedError, StorageError, shown
 from leakycli.function.rule import Rule
 from leakycli.regions import Box, Index, Presence, Span
 
@@ -284,11 +286,11 @@ class Source(Protocol):
 
     @property
     def opened(self) -> dict[str, Any]:
-        """The identity of what was opened."""
+        """The identity of what was opened, as far as it is known without looking at what holds the elements."""
         ...
 
-    def identity(self) -> dict[str, Any]:
-        """What tells this source from a changed one; taken anew at each call."""
+    def identity(self, used: Collection[Member] = ()) -> dict[str, Any]:
+        """What tells this source from a changed one; taken anew at each call. It covers all that the members `used` are read from."""
         ...
 
     def close(self) -> None: ...
@@ -302,7 +304,8 @@ def changed(path: str) -> SourceChangedError:
 def is_unchanged(source: Source) -> bool:
     """Whether `source` still is what was opened. Raises StorageError where that cannot be told."""
     try:
-        return source.identity() == source.opened
+        found = source.identity()
+        return all(found.get(name) == value for name, value in source.opened.items())
     except StorageError as error:
         if error.errno == errno.ENOENT:
             return False
@@ -320,16 +323,39 @@ def unchanged(source: Source, path: str) -> Iterator[None]:
         raise changed(path) from None
 
 
-def sync_path(path: str) -> None:
-    """Flush a file, or a folder's list of names, to disk. Raises StorageError."""
+def read_limited(path: str, most: int) -> bytes | None:
+    """All of a regular file; None where there is none. Raises CorruptError where it has more than `most` bytes, or is no file; OSError."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-    except OSError as error:
-        raise storage_error(error, path, "cannot flush") from None
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    with open(fd, "rb") as file:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise CorruptError(f"{shown(path)}: is no regular file")
+        data = file.read(most + 1) if found.st_size <= most else b""
+        if found.st_size > most or len(data) > most:
+            raise CorruptError(f"{shown(path)}: has {found.st_size} bytes; more than {most} are not read")
+        return data
+
+
+#: Bytes that are copied at once.
+_COPIED = 1 << 20
+
+
+def copy_in_pieces(read: Callable[[int], bytes], write: Callable[[bytes], object]) -> int:
+    """Copy until `read`, which gives up to so many bytes, gives none; returns how many. Memory holds one piece, whatever the size."""
+    size = 0
+    while data := read(_COPIED):
+        stopping.check()
+        write(data)
+        size += len(data)
+    return size
+
+
+def file_identity(found: os.stat_result) -> dict[str, Any]:
+    """What tells a file from a changed one. Its time of change (ctime) cannot be set back, as that of its content can."""
+    return {"bytes": found.st_size, "mtime_ns": found.st_mtime_ns, "ctime_ns": found.st_ctime_ns, "inode": found.st_ino}
 
 
 class FlatSource:

@@ -17,6 +17,7 @@ from leakycli import stopping
 from leakycli.formats.base import Array, ArrayInfo, Reader, Writer
 from leakycli.formats.npy import NpyReader, NpyTarget
 from leakycli.regions import Box, Span, cuts, spans
+from leakycli.system import sync_path
 
 #: Elements that go through a spool at once.
 _PIECE = 1 << 17
@@ -145,6 +146,10 @@ class SpoolingWriter:
                 y, _ = reader.read(span, buffer)
                 self._writer.commit([self._writer.write(span, y)])
         self._writer.finish()
+
+    def flush(self) -> None:
+        """Flush the spool to disk, before anything relies on it. Raises FlushError."""
+        sync_path(self._path)
 
     def close(self) -> None:
         self._spool.close()

@@ -242,7 +242,8 @@ def _console(stream: TextIO) -> Console:
 
 
 def _say(console: Console, line: str) -> None:
-    console.print(line, markup=False, emoji=False)
+    # Whatever of it came from a file cannot steer the terminal.
+    console.print(visible(line), markup=False, emoji=False)
 
 
 def _rows(array: ArrayReport) -> list[tuple[str, str, str]]:

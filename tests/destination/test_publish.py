@@ -22,7 +22,7 @@ import pytest
 from leakycli import Options, apply, leaky_relu, system
 from leakycli.cli import _run
 from leakycli.destination import journal
-from leakycli.destination.publish import FilePublication
+from leakycli.destination.file import FileDestination
 from leakycli.engine import events
 from leakycli.errors import DifferenceError, LeakyError, SourceChangedError, StorageError, UsageError
 from leakycli.formats.base import ArrayInfo
@@ -58,6 +58,10 @@ def large(here: Path) -> Path:
     np.save("large.npy", np.linspace(-1, 1, 5_000_000, dtype=np.float32))
     os.utime("large.npy", (1e9, 1e9))
     return here
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
 
 
 class AtFirstRegion:
@@ -188,7 +192,7 @@ def test_a_dest_that_appears_during_the_run_is_not_replaced(hold: Hold, tmp_path
     assert err.count(b"\n") == 1
     after = snapshot(tmp_path)
     # The result is complete, and whoever sees to the name can have it.
-    assert b"--resume --overwrite" in err
+    assert b"the result is kept as out.npy.partial: rename it" in err
     assert set(after) - {name for name in before if ".partial" not in name} == {"out.npy.partial", "out.npy.partial.journal"}
     assert {name: entry for name, entry in after.items() if ".partial" not in name} == {
         name: entry for name, entry in before.items() if ".partial" not in name
@@ -235,34 +239,39 @@ def test_a_killed_run_leaves_no_dest_and_does_not_hinder_the_next(hold: Hold, le
     np.save(tmp_path / "in.npy", SMALL)
     done = leakycli("apply", "in.npy", "out.npy")
     assert (done.returncode, done.stdout) == (2, b"")
-    assert b"out.npy.partial (0% done); go on from there with --resume, or begin anew with --overwrite\n" in done.stderr
+    assert b"out.npy.partial (0% done); continue with --resume, or begin anew with --overwrite\n" in done.stderr
     done = leakycli("apply", "in.npy", "out.npy", "--quiet", how)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     assert np.array_equal(np.load(tmp_path / "out.npy"), defined(SMALL))
     assert sorted(os.listdir(tmp_path)) == ["held.npy", "in.npy", "out.npy", "out.npy.report.json"]
 
 
-def test_what_a_longer_killed_run_left_does_not_get_into_the_result(here: Path) -> None:
-    Path("out.npy.partial").write_bytes(b"x" * 100_000)
-    Path("out.npy.partial.journal").touch()
-    apply("in.npy", "out.npy", Options(resume=True))
+def test_what_a_longer_ended_run_left_does_not_get_into_the_result(large: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        apply("large.npy", "out.npy", Options(workers=1), AtFirstRegion(interrupt))
+    with open("out.npy.partial", "ab") as file:
+        file.write(b"x" * 100_000)
+    with pytest.raises(UsageError, match="unfinished run"):
+        apply("in.npy", "out.npy")
+    apply("in.npy", "out.npy", Options(overwrite=True))
     apply("in.npy", "fresh.npy")
     assert Path("out.npy").read_bytes() == Path("fresh.npy").read_bytes()
-    assert not list(here.glob("*.partial*"))
+    assert not list(large.glob("*.partial*"))
 
 
 def test_a_link_under_the_temporary_name_is_not_followed(here: Path) -> None:
     Path("precious").write_bytes(b"precious")
     for name in ("out.npy.partial", "out.npy.report.json.partial"):
         os.symlink("precious", name)
-    for options in (Options(), Options(resume=True)):
-        with pytest.raises(UsageError, match=r"out\.npy\.partial: is in the way, and of no run"):
-            apply("in.npy", "out.npy", options)
-    assert not Path("out.npy.partial.journal").exists()
+    for left in ("out.npy.partial", "out.npy.report.json.partial"):
+        for options in (Options(), Options(resume=True), Options(overwrite=True), Options(resume=True, overwrite=True)):
+            with pytest.raises(UsageError, match=rf"{left}: is in the way, and was not made by leakycli"):
+                apply("in.npy", "out.npy", options)
+            assert Path(left).is_symlink()
+        assert not Path("out.npy.partial.journal").exists()
+        os.unlink(left)
     apply("in.npy", "out.npy", Options(overwrite=True))
     assert Path("precious").read_bytes() == b"precious"
-    assert not Path("out.npy").is_symlink()
-    assert not Path("out.npy.report.json").is_symlink()
 
 
 def _replace_large() -> None:
@@ -511,12 +520,12 @@ def test_no_room_is_asked_for_that_is_set_aside_already(small_disk: Path) -> Non
     path, size = str(small_disk / "out.npy"), 10 << 20
     with open(path, "wb") as file:
         system.reserve(file.fileno(), size)
-    publication = FilePublication(str(small_disk / "x.npy"))
-    publication.partial = path
-    assert publication.missing(size, 0, 0.5, reserved=True) == 0
-    assert publication.missing(2 * size, 0, 0.75, reserved=True) == size
+    destination = FileDestination(str(small_disk / "x.npy"))
+    destination.partial = path
+    assert destination._missing(size, 0, 0.5, reserved=True) == 0
+    assert destination._missing(2 * size, 0, 0.75, reserved=True) == size
     # What else the file holds is no room for this.
-    assert publication.missing(size, 0, 0.5, reserved=False) == size // 2
+    assert destination._missing(size, 0, 0.5, reserved=False) == size // 2
 
 
 def test_room_that_is_gone_when_it_is_set_aside_is_an_error_at_once(small_disk: Path) -> None:
@@ -526,10 +535,10 @@ def test_room_that_is_gone_when_it_is_set_aside_is_an_error_at_once(small_disk: 
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_disk_that_fills_up_during_the_run_is_an_error_that_leaves_nothing(
+def test_a_disk_that_fills_up_during_the_run_is_an_error_that_loses_nothing(
     large: Path, small_disk: Path, overwrite: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Nothing that could be gone on from: a slow machine's run would have a line in its journal, and is kept. See small_disk.py.
+    # The line of what is done is written when the run ends: the journal has room for it. See small_disk.py.
     monkeypatch.setattr(journal, "EVERY", math.inf)
     # As on a file system that does not set room aside.
     monkeypatch.setattr(system, "_RESERVED", math.inf)
@@ -547,7 +556,10 @@ def test_a_disk_that_fills_up_during_the_run_is_an_error_that_leaves_nothing(
     assert caught.value.exit_code == 1
     assert str(caught.value).isprintable()
     (small_disk / "filler").unlink()
-    assert snapshot(small_disk) == before
+    assert {name: entry for name, entry in snapshot(small_disk).items() if ".partial" not in name} == before
+    assert apply("large.npy", "disk/out.npy", Options(resume=True, overwrite=overwrite)).resumed
+    assert np.array_equal(np.load(small_disk / "out.npy"), leaky_relu(np.load("large.npy")))
+    assert sorted(os.listdir(small_disk)) == ["out.npy", "out.npy.report.json"]
 
 
 def test_a_batch_does_not_write_over_the_source_of_another_job(leakycli: Run, tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def fails_and_resumes(source: Path, dest: Path, regions: int, left: int) -> None
         assert int(found[1]) > 0, line
         assert found[3] == str(dest.parent), line
         assert line.isprintable()
-        kept = "what is done is kept: go on from there with --resume" in line
+        kept = "what is done is kept: continue with --resume" in line
     else:
         raise AssertionError(f"{dest.name} was written to a full disk ({regions}, {left})")
     assert not dest.exists()

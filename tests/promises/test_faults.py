@@ -84,7 +84,7 @@ def test_a_failing_disk_is_one_line_and_can_be_mended(here: Path, monkeypatch: p
         with pytest.raises(StorageError) as caught:
             apply(source, dest, Options(chunks=(2, 512) if ".zarr" in dest else None))
     doing = f"cannot write {dest}.partial" if call == "pwrite" else f"cannot read {source}"
-    assert str(caught.value) == f"{doing}: Input/output error; what is done is kept: go on from there with --resume"
+    assert str(caught.value) == f"{doing}: Input/output error; what is done is kept: continue with --resume"
     assert not os.path.lexists(dest)
     assert apply(source, dest, Options(chunks=(2, 512) if ".zarr" in dest else None, resume=True, verify=True)).resumed
     assert not [name for name in os.listdir() if "partial" in name]
@@ -131,15 +131,15 @@ class Calls:
         self._patch.setattr(os, name, call)
 
     def _watch_rename(self) -> None:
-        from leakycli.destination import publish
+        from leakycli.destination import file
 
-        whole = publish.rename_new
+        whole = file.__dict__["rename_new"]
 
         def call(old: str, new: str) -> None:
             self.made.append(("rename", new))
             whole(old, new)
 
-        self._patch.setattr(publish, "rename_new", call)
+        self._patch.setattr(file, "rename_new", call)
 
 
 @pytest.mark.parametrize("dest", ["out.npy", "out.npz", "out.zarr", "out.zarr.zip"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -12,10 +13,10 @@ from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
 from leakycli.errors import LeakyError, StorageError, shown, storage_error
-from leakycli.formats.base import sync_path
 from leakycli.formats.zarr.store import RemoteStore, is_document
 from leakycli.formats.zarr.tree import FolderTree, Tree, UrlTree
 from leakycli.stores.remote import Remote
+from leakycli.system import open_own, sync_path
 
 #: The end of the names that zarr writes to first.
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.partial$")
@@ -24,10 +25,10 @@ _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.partial$")
 def _with_folder(path: str, flags: int) -> int:
     """Opens; makes the folder first where there is none."""
     try:
-        return os.open(path, flags, 0o666)
+        return open_own(path, flags, 0o666)
     except FileNotFoundError:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        return os.open(path, flags, 0o666)
+        return open_own(path, flags, 0o666)
 
 
 class Place(Tree, Protocol):
@@ -67,7 +68,8 @@ class FolderPlace(FolderTree):
         self._written: list[str] | None = [] if flush else None
         try:
             if not begun:
-                os.mkdir(path)
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(path)
             self._identity = os.stat(path)
         except OSError as error:
             raise storage_error(error, path, "cannot write") from None
@@ -136,7 +138,10 @@ class FolderPlace(FolderTree):
             self._written.clear()
 
     def tidy(self) -> None:
-        for folder, _, files in os.walk(self.path):
+        def fail(error: OSError) -> None:
+            raise storage_error(error, error.filename, "cannot read")
+
+        for folder, _, files in os.walk(self.path, onerror=fail):
             for file in files:
                 if _TEMPORARY.search(file):
                     os.unlink(os.path.join(folder, file))

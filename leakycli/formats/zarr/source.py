@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from math import prod
 from types import EllipsisType
@@ -25,7 +25,7 @@ from leakycli.formats.zarr.masks import Mask
 from leakycli.formats.zarr.metadata import ArrayDocument
 from leakycli.formats.zarr.soundness import Inspector
 from leakycli.formats.zarr.store import Overlaid, Watched
-from leakycli.formats.zarr.tree import DOCUMENTS, Entry, Tree, ZipTree, opened
+from leakycli.formats.zarr.tree import DOCUMENTS, Entry, Tree, ZipTree, opened, states_of
 from leakycli.function.rule import Rule
 from leakycli.regions import Box, Grid, Presence
 from leakycli.stores.remote import Remote
@@ -211,9 +211,12 @@ class ZarrSource:
             grid = Grid(document.shape, document.unit)
             yield from (self.key(member, document.chunk_key(grid.index(number))) for number in range(grid.size))
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self, used: Collection[Member] = ()) -> dict[str, Any]:
+        """Of the documents, and of every file and folder that belongs to the members `used`: a chunk that is read has been the same
+        all the time between two calls that give the same."""
         texts = (replace(node, texts=hierarchy.texts_of(self.tree, hierarchy.under(self._root, path))) for path, node in self.nodes.items())
-        return {"metadata_blake2b": _digest(texts), **self.tree.identity()}
+        states = states_of(self.tree, [(self.key(member), member.array is not None or member.problem is not None) for member in used])
+        return {"metadata_blake2b": _digest(texts), **({"files": states} if states else {}), **self.tree.identity()}
 
     def close(self) -> None:
         self.tree.close()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import warnings
 from collections.abc import Iterable, Iterator
@@ -22,7 +21,7 @@ import zarr.codecs
 from leakycli import stopping
 from leakycli._version import __version__
 from leakycli.errors import LeakyError, LossError, SourceChangedError, UnsupportedError, UsageError, shown
-from leakycli.formats.base import METADATA, Array, ArrayInfo, Begun, Chunking, Layout, Member, Source, sync_path
+from leakycli.formats.base import METADATA, Array, ArrayInfo, Begun, Chunking, Layout, Member, Source
 from leakycli.formats.zarr import consolidated, engine, masks, metadata, result, translate
 from leakycli.formats.zarr.hierarchy import Node
 from leakycli.formats.zarr.metadata import ArrayDocument, Document
@@ -33,6 +32,7 @@ from leakycli.function.rule import Rule
 from leakycli.function.stats import NanError
 from leakycli.regions import Box, Grid, Index
 from leakycli.stores.remote import Remote
+from leakycli.system import sync_path
 
 #: Bytes of a chunk of a new array, about.
 _CHUNK_BYTES = 4 << 20
@@ -168,9 +168,6 @@ class ZarrTarget:
             return
         if packed:
             self._archive = path
-            if begun:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(path)
         self._place = FolderPlace(f"{path}.folder" if packed else path, begun, flush)
 
     def writer(self, info: ArrayInfo, source: Source, member: Member, rule: Rule | None = None, begun: Begun | None = None) -> ZarrWriter:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import io
 import os
 import stat
@@ -20,6 +21,7 @@ from zarr.abc.store import Store
 from zarr.storage import LocalStore, ZipStore
 
 from leakycli.errors import CorruptError, LeakyError, SourceChangedError, StorageError, shown, storage_error
+from leakycli.formats.base import file_identity
 from leakycli.formats.zarr.store import RemoteStore
 from leakycli.stores.remote import Remote
 
@@ -217,6 +219,34 @@ class FolderTree:
         pass
 
 
+def states_of(tree: Tree, keys: list[tuple[str, bool]]) -> str:
+    """A digest of the inode number, size and times of everything under some keys, in whatever order it is listed; "" where there are no
+    files of its own to look at. keys: each with whether all that is under it counts, or only the files directly there.
+
+    Folders count as well: one that was put in the place of another, and back, has another time of change.
+    """
+    if not isinstance(tree, FolderTree):
+        return ""
+    total = 0
+    for key, deep in keys:
+        total += _state(tree, key)
+        entries = tree.walk(key) if deep else (entry for entry in tree.children(key) if not entry.folder)
+        total += sum(_state(tree, entry.key) for entry in entries)
+    return f"{total % (1 << 64):016x}"
+
+
+def _state(tree: FolderTree, key: str) -> int:
+    try:
+        found = os.stat(os.path.join(tree.path, key))
+    except FileNotFoundError:
+        return 0
+    except OSError as error:
+        raise storage_error(error, os.path.join(tree.path, key), "cannot read") from None
+    size = 0 if stat.S_ISDIR(found.st_mode) else found.st_size
+    state = b"%d %d %d %d " % (found.st_ino, size, found.st_mtime_ns, found.st_ctime_ns) + os.fsencode(key)
+    return int.from_bytes(hashlib.blake2b(state, digest_size=8).digest(), "little")
+
+
 class ZipTree:
     """A zip archive; of several members with one name the last counts."""
 
@@ -289,9 +319,14 @@ class ZipTree:
         return [Entry(name, name in self._folders) for name in sorted(self._folders.get(key, ()))]
 
     def walk(self, key: str) -> Iterator[Entry]:
-        under = f"{key}/" if key else ""
-        yield from (Entry(name, True) for name in sorted(self._folders) if name.startswith(under) and name != key)
-        yield from (Entry(name, False) for name in self._sizes if name.startswith(under))
+        pending = [key]
+        while pending:
+            for entry in self.children(pending.pop()):
+                if entry.folder:
+                    yield entry
+                    pending.append(entry.key)
+                if not entry.folder or entry.key in self._sizes:
+                    yield Entry(entry.key, False)
 
     def holds(self, key: str) -> bool:
         return key in self._sizes
@@ -307,7 +342,7 @@ class ZipTree:
             found = os.stat(self.path)
         except OSError as error:
             raise storage_error(error, self.path, "cannot read") from None
-        return {"bytes": found.st_size, "mtime_ns": found.st_mtime_ns, "inode": found.st_ino}
+        return file_identity(found)
 
     def store(self) -> Store:
         return ZipStore(self.path, mode="r")

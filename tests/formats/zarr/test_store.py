@@ -416,7 +416,7 @@ def test_a_run_that_is_killed_leaves_nothing_under_its_name(how: signal.Signals,
     if how == signal.SIGTERM:
         assert said.count("\n") == 1
     if left_over(tmp_path):
-        with pytest.raises(UsageError, match="go on from there with --resume"):
+        with pytest.raises(UsageError, match="continue with --resume"):
             leakycli.apply(str(tmp_path / "in.zarr"), str(out))
     leakycli.apply(str(tmp_path / "in.zarr"), str(out), Options(resume=True))
     assert same(load(out), leaky_relu(x))
