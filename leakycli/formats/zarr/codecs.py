@@ -1,0 +1,508 @@
+"""Chunks and shards of Zarr: from encoded bytes into an array, and back. Nothing here reads or writes files, or imports zarr.
+
+A chunk goes through a chain when it is stored (Zarr v3 specification, "Codecs"; in version 2: order, filters, compressor):
+
+    array --transpose--> array --bytes or sharding_indexed--> bytes --checksums, filters, one compressor--> bytes
+
+`CodecChain` is built from the parsed metadata of an array, and refuses what it does not know with `UnknownCodec`: zarr's own pipeline is
+there for that. Encoded bytes are those that zarr writes.
+
+The size that a chunk must decode to is known before, and everything is decoded into memory of that size. Errors are `ChunkError` and tell
+the range of bytes; the caller knows the array and the key.
+
+A shard (sharding_indexed) holds inner chunks, each encoded on its own, and an index of (offset, length) pairs; 2^64-1 stands for an inner
+chunk that is not stored, which is then nothing but fill value.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leakycli.errors import CorruptError
+from leakycli.formats.zarr.filters import Bytes, Compressor, Damage, Filter, UnknownCodec, as_bytes, filter_v2, filter_v3
+
+Array = NDArray[Any]
+
+Shape = tuple[int, ...]
+
+#: Stands for an inner chunk that a shard does not hold, as offset and as length.
+_ABSENT = np.uint64(0xFFFFFFFFFFFFFFFF)
+
+#: An encoded chunk may take this many times what it holds, and as many bytes more; a larger one is refused before it is decoded.
+_LARGEST, _LARGEST_MORE = 2, 1 << 16
+
+
+class ChunkError(CorruptError):
+    """An encoded chunk is not what it should be. Its text says what is wrong and in which bytes."""
+
+
+class _Scratch(threading.local):
+    """Buffers that one thread uses again and again, as a stack."""
+
+    def __init__(self) -> None:
+        self.buffers: list[Bytes] = []
+        self.depth = 0
+
+    def take(self, size: int) -> Bytes:
+        """A buffer of `size` bytes, which is the caller's until it sets `depth` back to what it was."""
+        if self.depth == len(self.buffers):
+            self.buffers.append(np.empty(0, np.uint8))
+        if self.buffers[self.depth].size < size:
+            self.buffers[self.depth] = np.empty(0, np.uint8)  # free it before the next is allocated
+            self.buffers[self.depth] = np.empty(size, np.uint8)
+        self.depth += 1
+        return self.buffers[self.depth - 1][:size]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Bytes of a shard that hold an inner chunk, or None for one that is not stored, and where it belongs.
+
+    inside: the part of the inner chunk that is wanted. to: where that goes in the array that is wanted; both in the array's own axes.
+    """
+
+    span: tuple[int, int] | None
+    inside: tuple[slice, ...]
+    to: tuple[slice, ...]
+
+
+class CodecChain:
+    """How the chunks of an array are stored. Immutable; threads may share it.
+
+    shape: of a chunk, or shard, in elements.
+    dtype: of arrays that are decoded to and encoded from.
+    """
+
+    def __init__(
+        self,
+        shape: Shape,
+        dtype: np.dtype[Any],
+        stored: np.dtype[Any],
+        fill: bytes,
+        order: Shape,
+        stages: Sequence[Filter | Compressor],
+        shard: _Shard | None = None,
+    ) -> None:
+        """Use `v2` or `v3`.
+
+        stored: dtype with the byte order of what is stored.
+        order: for each axis of what is stored, the axis of the array.
+        stages: in the order in which they encode.
+        shard: how the bytes are made of elements, where they are not simply written one after the other.
+        """
+        self.shape, self.dtype, self._stored, self._order, self._shard = shape, dtype, stored, order, shard
+        self._fill = np.frombuffer(fill, dtype)
+        self._stages = tuple(stages)
+        self._inverse = tuple(order.index(axis) for axis in range(len(order)))
+        # Sizes after the elements and after each stage, as far as they are fixed.
+        sizes: list[int | None] = [prod(shape) * dtype.itemsize if shard is None else None]
+        for stage in self._stages:
+            if isinstance(stage, Filter):
+                sizes.append(None if sizes[-1] is None else stage.encoded_size(sizes[-1]))
+            elif sizes[-1] is None:
+                raise UnknownCodec(f"{stage.name} after a codec whose output has no fixed size")
+            else:
+                sizes.append(None)
+        self._sizes = sizes
+        self._scratch = _Scratch()
+
+    @classmethod
+    def v3(cls, codecs: Sequence[Any], shape: Shape, dtype: np.dtype[Any], fill: bytes) -> CodecChain:
+        """The chain that `codecs` of a version 3 document describe.
+
+        codecs: as the document has them.
+        shape: of a chunk of the array's grid, in elements.
+        dtype: of arrays in memory, in any byte order (as uint16 for bfloat16).
+        fill: one element of that dtype, as bytes.
+        Raises UnknownCodec, and ValueError or TypeError never: a document that zarr refuses is for zarr to explain.
+        """
+        order, stages = tuple(range(len(shape))), []
+        named = [_named(codec) for codec in codecs]
+        while named and named[0][0] == "transpose":
+            _, settings = named.pop(0)
+            turned = settings.pop("order", None)
+            if settings or not isinstance(turned, (list, tuple)) or sorted(map(repr, turned)) != sorted(map(repr, range(len(shape)))):
+                raise UnknownCodec("transpose with an order that is no permutation of the axes")
+            order = tuple(order[axis] for axis in turned)
+        if not named or named[0][0] not in ("bytes", "sharding_indexed"):
+            raise UnknownCodec(f"{named[0][0] if named else 'none'} in the place of bytes")
+        name, settings = named.pop(0)
+        stored, shard = dtype, None
+        if name == "bytes":
+            endian = settings.pop("endian", None)
+            if settings or endian not in (("little", "big") if dtype.itemsize > 1 else ("little", "big", None)):
+                raise UnknownCodec("bytes with unknown settings")
+            stored = dtype.newbyteorder("<" if endian == "little" else ">") if dtype.itemsize > 1 else dtype
+        else:
+            shard = _Shard.of(settings, tuple(shape[axis] for axis in order), dtype, fill)
+        for name, settings in named:
+            stages.append(filter_v3(name, settings, dtype.itemsize))
+        return cls(shape, dtype, stored, fill, order, stages, shard)
+
+    @classmethod
+    def v2(cls, compressor: Any, filters: Any, order: str, shape: Shape, dtype: np.dtype[Any], fill: bytes) -> CodecChain:
+        """The chain of a version 2 document.
+
+        compressor, filters, order: as the document has them.
+        shape: of a chunk, in elements.
+        dtype: as the document has it, in its byte order; arrays in memory have it, too.
+        fill: one element of that dtype, as bytes.
+        Raises UnknownCodec.
+        """
+        stages: list[Filter | Compressor] = []
+        itemsize = dtype.itemsize
+        for codec in (*(filters or ()), *(() if compressor is None else (compressor,))):
+            settings = dict(codec) if isinstance(codec, dict) else {}
+            stages.append(stage := filter_v2(str(settings.pop("id", None)), settings, itemsize))
+            itemsize = (stage.itemsize or itemsize) if isinstance(stage, Filter) else 1
+        axes = tuple(range(len(shape)))
+        return cls(shape, dtype, dtype, fill, axes[::-1] if order == "F" else axes, stages)
+
+    @property
+    def plain(self) -> bool:
+        """Whether an encoded chunk is the memory of a C-ordered array of `dtype`, and nothing else."""
+        return self._shard is None and not self._stages and self._stored == self.dtype and self._order == tuple(range(len(self.shape)))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of a decoded chunk."""
+        return prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def encoded_size(self) -> int | None:
+        """Bytes of every encoded chunk; None where they differ."""
+        return self._sizes[-1]
+
+    @property
+    def encoded_limit(self) -> int:
+        """Bytes of the largest encoded chunk that is decoded."""
+        if self._shard is not None:
+            return self._shard.limit
+        return _LARGEST * self.nbytes + _LARGEST_MORE if self._sizes[-1] is None else self._sizes[-1]
+
+    def decode_memory(self) -> int:
+        """Bytes that decoding takes in each thread at most, beside the encoded chunk and the array that it is decoded to."""
+        size, work = self.nbytes, 0
+        if self._shard is not None:
+            return self._shard.inner.decode_memory() + 64 * self._shard.count
+        for stage in self._stages:
+            if isinstance(stage, Compressor):
+                work += stage.workspace(size)[0] + (0 if stage is self._stages[0] else size)
+            elif not stage.views:
+                work += size if stage is self._stages[0] else 2 * size
+        return work + size  # one chunk that is decoded aside, at an edge or to be turned
+
+    def encode_memory(self) -> int:
+        """Bytes that encoding takes in each thread at most, with the encoded chunk but without the array."""
+        size = self.nbytes
+        if self._shard is not None:
+            inner = self._shard.inner
+            return inner.encode_memory() + self._shard.count * (inner.nbytes + 200) + 48 * self._shard.count
+        work = 0 if self.plain else size
+        for stage in self._stages:
+            if isinstance(stage, Compressor):
+                work += stage.workspace(size)[1] + size + size // 128 + 1024
+            elif not stage.views:
+                work += 2 * size
+        return work
+
+    def is_fill(self, array: Array) -> bool:
+        """Whether there is nothing but fill value in `array`, as zarr sees it: zeros have a sign, one NaN is as good as another."""
+        first = (0,) * array.ndim
+        # Most chunks are not; that shows in the first element.
+        if self.dtype.kind == "f" and np.isnan(self._fill[0]):
+            return bool(np.isnan(array[first])) and bool(np.isnan(array).all())
+        words = array.view(f"u{self.dtype.itemsize}")
+        fill = self._fill.view(words.dtype)[0]
+        return bool(words[first] == fill) and bool((words == fill).all())
+
+    # Decoding
+
+    def decode(self, encoded: Any, out: Array, start: Shape | None = None, at: int = 0) -> None:
+        """Decode a chunk into `out`, or the part of it that begins at `start` and has the shape of `out`.
+
+        encoded: the bytes of the chunk, all of them.
+        out: an array of `dtype`, of the chunk's shape or smaller; any strides.
+        at: the offset of `encoded` in what it was read from, for messages.
+        Raises ChunkError.
+        """
+        data = as_bytes(encoded)
+        mark = self._scratch.depth
+        try:
+            self._decode(data, out, (0,) * len(self.shape) if start is None else start, at)
+        except Damage as damage:
+            raise ChunkError(f"{damage} (bytes {at} to {at + data.size})") from None
+        finally:
+            self._scratch.depth = mark
+
+    def _decode(self, data: Bytes, out: Array, start: Shape, at: int) -> None:
+        if data.size > self.encoded_limit and self._shard is None:
+            raise Damage(f"has {data.size} bytes, where {'' if self.encoded_size else 'at most '}{self.encoded_limit} belong")
+        view, start = out.transpose(self._order), tuple(start[axis] for axis in self._order)
+        whole = view.shape == self._stored_shape
+        if self._shard is None and whole and self._stored == out.dtype and view.flags.c_contiguous:
+            place = view.reshape(-1).view(np.uint8)
+            data = self._through_stages(data, place)
+            if data is not place:
+                place[:] = data
+            return
+        data = self._through_stages(data, None)
+        if self._shard is not None:
+            self._shard.decode(data, view, start, at)
+            return
+        elements = data.view(self._stored).reshape(self._stored_shape)
+        view[...] = elements if whole else elements[tuple(slice(a, a + n) for a, n in zip(start, view.shape, strict=True))]
+
+    @cached_property
+    def _stored_shape(self) -> Shape:
+        return tuple(self.shape[axis] for axis in self._order)
+
+    def _through_stages(self, data: Bytes, place: Bytes | None) -> Bytes:
+        """`data` decoded to the bytes of the elements, or of the shard: in `place` where that is not None and they are put somewhere."""
+        for number in range(len(self._stages) - 1, -1, -1):
+            stage, size = self._stages[number], self._sizes[number]
+            self._check_size(data, number + 1)
+            if isinstance(stage, Filter) and stage.views:
+                data = stage.decode(data, data)
+                continue
+            if size is None:
+                assert isinstance(stage, Filter), "a compressor's output has a fixed size"
+                size = stage.decoded_size(data)
+            out = place if number == 0 and place is not None else self._scratch.take(size)
+            if isinstance(stage, Filter):
+                data = stage.decode(data, out)
+            else:
+                stage.decode(data, out)
+                data = out
+        self._check_size(data, 0)
+        return data
+
+    def _check_size(self, data: Bytes, number: int) -> None:
+        size = self._sizes[number]
+        if size is not None and data.size != size:
+            raise Damage(f"has {data.size} bytes, where {size} belong")
+
+    # Encoding
+
+    def encode(self, array: Array) -> list[Bytes] | None:
+        """The encoded chunk, as pieces to be written one after the other; None for a shard of nothing but fill value.
+
+        array: of `dtype`, of the chunk's shape or smaller, at the edges of an array; what is missing is fill value. Pieces may be its
+        memory, so that it must not be changed before they are written.
+        """
+        mark = self._scratch.depth
+        try:
+            view = array.transpose(self._order)
+            if self._shard is not None:
+                pieces = self._shard.encode(view)
+                if pieces is None:
+                    return None
+            else:
+                pieces = [self._elements(view)]
+            for stage in self._stages:
+                pieces = stage.encode(self._joined(pieces))
+            return pieces
+        finally:
+            self._scratch.depth = mark
+
+    def _elements(self, view: Array) -> Bytes:
+        """The bytes of the elements, in the order in which they are stored."""
+        if view.shape == self._stored_shape and view.dtype == self._stored and view.flags.c_contiguous:
+            return view.reshape(-1).view(np.uint8)
+        size = prod(self._stored_shape) * self._stored.itemsize
+        # What is encoded further can be in memory that is used again.
+        memory = self._scratch.take(size) if any(isinstance(stage, Compressor) for stage in self._stages) else np.empty(size, np.uint8)
+        elements = memory.view(self._stored).reshape(self._stored_shape)
+        if view.shape != self._stored_shape:
+            elements[...] = self._fill[0]
+        elements[tuple(slice(n) for n in view.shape)] = view
+        return memory
+
+    @staticmethod
+    def _joined(pieces: list[Bytes]) -> Bytes:
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+
+    # Parts of shards
+
+    @property
+    def divisible(self) -> bool:
+        """Whether parts of an encoded chunk can be decoded by themselves: it is a shard, and nothing else."""
+        return self._shard is not None and not self._stages
+
+    @property
+    def inner(self) -> CodecChain:
+        """How the inner chunks of shards are stored; its axes are those of what is stored."""
+        assert self._shard is not None
+        return self._shard.inner
+
+    @property
+    def index_span(self) -> tuple[int, bool]:
+        """(bytes of the index of a shard, whether they are its first, or else its last)."""
+        assert self._shard is not None
+        return self._shard.index_size, self._shard.at_start
+
+    def parts(self, index: Any, size: int | None, start: Shape, shape: Shape) -> Iterator[Part]:
+        """The inner chunks that hold the part of a shard that begins at `start` and has `shape`.
+
+        index: the bytes of the shard's index.
+        size: of the whole shard in bytes; None where that is not known.
+        Raises ChunkError where the index is damaged, or points past the end of the shard.
+        """
+        assert self._shard is not None
+        try:
+            spans = self._shard.spans(as_bytes(index), size)
+        except Damage as damage:
+            raise ChunkError(f"its index {damage} ({'first' if self._shard.at_start else 'last'} {self._shard.index_size} bytes)") from None
+        stored = [tuple(values[axis] for axis in self._order) for values in (start, shape)]
+        for span, inside, to in self._shard.parts(spans, *stored):
+            yield Part(span, tuple(inside[i] for i in self._inverse), tuple(to[i] for i in self._inverse))
+
+    def decode_part(self, encoded: Any, part: Part, out: Array) -> None:
+        """Decode an inner chunk into its place in `out`, the array that `parts` was asked for. encoded: the bytes of its span."""
+        assert self._shard is not None
+        view = out[part.to]
+        if part.span is None:
+            view[...] = self._fill[0]
+            return
+        inside = tuple(part.inside[axis].start for axis in self._order)
+        self._shard.inner.decode(encoded, view.transpose(self._order), inside, part.span[0])
+
+
+class _Shard:
+    """The codec sharding_indexed, from array to bytes (Zarr v3 specification, "Sharding codec")."""
+
+    def __init__(self, shape: Shape, inner: CodecChain, index: CodecChain, at_start: bool) -> None:
+        self.grid = tuple(n // m for n, m in zip(shape, inner.shape, strict=True))
+        self.inner, self._index, self.at_start = inner, index, at_start
+        assert index.encoded_size is not None
+        self.index_size, self.count = index.encoded_size, prod(self.grid)
+
+    @classmethod
+    def of(cls, settings: dict[str, Any], shape: Shape, dtype: np.dtype[Any], fill: bytes) -> _Shard:
+        chunk = settings.pop("chunk_shape", None)
+        codecs, index_codecs = settings.pop("codecs", None), settings.pop("index_codecs", None)
+        location = settings.pop("index_location", "end")
+        if settings or location not in ("start", "end") or not isinstance(codecs, (list, tuple)):
+            raise UnknownCodec("sharding_indexed with unknown settings")
+        if not isinstance(chunk, (list, tuple)) or len(chunk) != len(shape) or not all(type(n) is int and n > 0 for n in chunk):
+            raise UnknownCodec("sharding_indexed without a chunk_shape")
+        if any(n % m for n, m in zip(shape, chunk, strict=True)) or not isinstance(index_codecs, (list, tuple)):
+            raise UnknownCodec("sharding_indexed whose shards are not made of whole chunks, or without index_codecs")
+        grid = tuple(n // m for n, m in zip(shape, chunk, strict=True))
+        index = CodecChain.v3(index_codecs, (*grid, 2), np.dtype("<u8"), b"\xff" * 8)
+        if index.encoded_size is None:
+            raise UnknownCodec("sharding_indexed with an index of no fixed size")
+        return cls(shape, CodecChain.v3(codecs, tuple(chunk), dtype, fill), index, location == "start")
+
+    @property
+    def limit(self) -> int:
+        """Bytes of inner chunks as large as they may be, and of the index."""
+        return self.count * self.inner.encoded_limit + self.index_size
+
+    def spans(self, index: Bytes, size: int | None) -> NDArray[np.uint64]:
+        """(offset, length) of each inner chunk, of shape (count, 2). Raises Damage where they point past `size`, or overlap."""
+        table = np.empty((*self.grid, 2), "<u8")
+        try:
+            self._index.decode(index, table)
+        except ChunkError as error:
+            raise Damage(str(error)) from None
+        spans: NDArray[np.uint64] = table.reshape(-1, 2).astype(np.uint64, copy=False)
+        held = spans[(spans != _ABSENT).any(axis=1)]
+        end = np.uint64((1 << 63 if size is None else size) - (0 if self.at_start else self.index_size))
+        first = np.uint64(self.index_size if self.at_start else 0)
+        offsets, lengths = held[:, 0], held[:, 1]
+        if (lengths > end).any() or (offsets > end - lengths).any():
+            raise Damage("points past its end")
+        order = np.argsort(offsets, kind="stable")
+        ends = (offsets + lengths)[order]
+        if (offsets < first).any() or (offsets[order][1:] < ends[:-1]).any():
+            raise Damage("has chunks that overlap")
+        return spans
+
+    def parts(
+        self, spans: NDArray[np.uint64], start: Shape, shape: Shape
+    ) -> Iterator[tuple[tuple[int, int] | None, tuple[slice, ...], tuple[slice, ...]]]:
+        """The inner chunks of a part of the shard: span, the part of the chunk, and where it goes in the part of the shard."""
+        ranges = [range(a // m, -(-(a + n) // m)) for a, n, m in zip(start, shape, self.inner.shape, strict=True)]
+        for index in product(*ranges):
+            number = 0
+            inside, to = [], []
+            for i, count, a, n, m in zip(index, self.grid, start, shape, self.inner.shape, strict=True):
+                number = number * count + i
+                low, high = max(i * m, a), min(i * m + m, a + n)
+                inside.append(slice(low - i * m, high - i * m))
+                to.append(slice(low - a, high - a))
+            offset, length = spans[number].tolist()
+            span = None if offset == length == int(_ABSENT) else (offset, length)
+            yield span, tuple(inside), tuple(to)
+
+    def decode(self, data: Bytes, view: Array, start: Shape, at: int) -> None:
+        if data.size < self.index_size:
+            raise Damage("is cut off: its index is missing")
+        index = data[: self.index_size] if self.at_start else data[data.size - self.index_size :]
+        try:
+            spans = self.spans(index, data.size)
+        except Damage as damage:
+            raise Damage(f"its index {damage}") from None
+        fill = self.inner._fill[0]
+        for span, inside, to in self.parts(spans, start, view.shape):
+            if span is None:
+                view[to] = fill
+            else:
+                offset, length = span
+                self.inner.decode(data[offset : offset + length], view[to], tuple(part.start for part in inside), at + offset)
+
+    def encode(self, view: Array) -> list[Bytes] | None:
+        table = np.full((self.count, 2), _ABSENT, "<u8")
+        pieces: list[Bytes] = []
+        offset = self.index_size if self.at_start else 0
+        for number, index in self._written:
+            box = tuple(slice(i * m, i * m + m) for i, m in zip(index, self.inner.shape, strict=True))
+            chunk = view[box]
+            if not chunk.size or self.inner.is_fill(chunk):
+                continue
+            encoded = self.inner.encode(chunk)
+            if encoded is None:
+                continue
+            size = sum(piece.size for piece in encoded)
+            table[number] = offset, size
+            offset += size
+            pieces += encoded
+        if not pieces:
+            return None
+        encoded_index = self._index.encode(table.reshape(*self.grid, 2))
+        assert encoded_index is not None
+        return encoded_index + pieces if self.at_start else pieces + encoded_index
+
+    @cached_property
+    def _written(self) -> list[tuple[int, Shape]]:
+        """Number and index of all inner chunks, in the order in which zarr writes them: that of their Morton codes."""
+        indices = np.indices(self.grid).reshape(len(self.grid), self.count)
+        codes, bit = np.zeros(self.count, np.uint64), 0
+        for level in range(max(((n - 1).bit_length() for n in self.grid), default=0)):
+            for axis, n in enumerate(self.grid):
+                if level < (n - 1).bit_length():
+                    codes |= ((indices[axis].astype(np.uint64) >> np.uint64(level)) & np.uint64(1)) << np.uint64(bit)
+                    bit += 1
+        order = np.argsort(codes, kind="stable")
+        return list(zip(order.tolist(), map(tuple, indices[:, order].T.tolist()), strict=True))
+
+
+# From documents
+
+
+def _named(codec: Any) -> tuple[str, dict[str, Any]]:
+    if isinstance(codec, str):
+        return codec, {}
+    if not isinstance(codec, dict) or not isinstance(codec.get("name"), str) or not isinstance(codec.get("configuration") or {}, dict):
+        raise UnknownCodec("a codec without a name")
+    return codec["name"], dict(codec.get("configuration") or {})
