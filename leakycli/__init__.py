@@ -12,11 +12,11 @@ from leakycli._version import __version__
 
 if TYPE_CHECKING:
     from leakycli.api import Options, apply, dry_run, info, verify
-    from leakycli.kernel import leaky_relu
+    from leakycli.function.kernel import leaky_relu
 
 __all__ = ["Options", "__version__", "apply", "dry_run", "info", "leaky_relu", "verify"]
 
-_HOMES = {"leaky_relu": "leakycli.kernel"} | dict.fromkeys(("Options", "apply", "dry_run", "info", "verify"), "leakycli.api")
+_HOMES = {"leaky_relu": "leakycli.function.kernel"} | dict.fromkeys(("Options", "apply", "dry_run", "info", "verify"), "leakycli.api")
 
 
 def __getattr__(name: str) -> Any:

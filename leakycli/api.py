@@ -13,18 +13,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from leakycli import events, storage
+from leakycli import formats
+from leakycli.engine import events
+from leakycli.engine.executors import ForkedExecutor
+from leakycli.engine.job import Job
+from leakycli.engine.plan import Plan
 from leakycli.errors import UsageError, shown
-from leakycli.executors import ForkedExecutor
-from leakycli.job import Job
+from leakycli.formats import Member, Usage
+from leakycli.function.rule import OUTPUTS
 from leakycli.options import Options
-from leakycli.plan import Plan
 from leakycli.report.model import Report
-from leakycli.rule import OUTPUTS
-from leakycli.storage import Member, Usage
 
 if TYPE_CHECKING:
-    from leakycli.comparison import Comparison
+    from leakycli.engine.verify import Comparison
 
 __all__ = ["Options", "SourceInfo", "apply", "dry_run", "info", "recorded_parameters", "verify"]
 
@@ -66,7 +67,7 @@ class SourceInfo:
 
 def info(source: str, storage_options: Mapping[str, Any] | None = None) -> SourceInfo:
     """What is at `source`. No elements are read; the chunks of a Zarr are listed. storage_options: see `Options`."""
-    with contextlib.closing(storage.open_source(storage.located(source, storage_options or {}))) as opened:
+    with contextlib.closing(formats.open_source(formats.located(source, storage_options or {}))) as opened:
         usage = {member.key: found for member in opened.members if (found := opened.usage(member)) is not None}
         size = opened.identity().get("bytes")
         if size is None and usage:
@@ -79,15 +80,15 @@ def verify(source: str, dest: str, options: Options | None = None, observe: even
 
     Of `options`, alpha, dtype, nan, only, skip, workers, memory and storage_options count.
     """
-    from leakycli.comparison import compare_sources
+    from leakycli.engine.verify import compare_sources
 
     options = options or Options()
     for path in (source, dest):
-        if storage.is_stream(path):
+        if formats.is_stream(path):
             raise UsageError(f"{shown(path)}: verify compares files; a stream cannot be read twice")
     with (
-        contextlib.closing(storage.open_source(storage.located(source, options.storage_options))) as opened,
-        contextlib.closing(storage.open_source(storage.located(dest, options.storage_options))) as found,
+        contextlib.closing(formats.open_source(formats.located(source, options.storage_options))) as opened,
+        contextlib.closing(formats.open_source(formats.located(dest, options.storage_options))) as found,
     ):
         return compare_sources((source, opened), (dest, found), options, observe)
 
@@ -95,12 +96,12 @@ def verify(source: str, dest: str, options: Options | None = None, observe: even
 def recorded_parameters(dest: str, storage_options: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
     """The parameters that the report beside `dest` gives for it; None without a report, or where it is of another file."""
     try:
-        at, report_at = (storage.located(path, storage_options or {}) for path in (dest, f"{dest}.report.json"))
-        report = json.loads(storage.read(report_at) or b"")
+        at, report_at = (formats.located(path, storage_options or {}) for path in (dest, f"{dest}.report.json"))
+        report = json.loads(formats.read(report_at) or b"")
         identity, given = report["destination"]["identity"], report["parameters"]
         known = type(given["alpha"]) in (int, float) and math.isfinite(given["alpha"])
         known = known and given["dtype"] in (None, *OUTPUTS) and type(given["nan"]) in (int, type(None))
-        if known and identity == {"sampled_blake2b": storage.fingerprint(at)}:
+        if known and identity == {"sampled_blake2b": formats.fingerprint(at)}:
             patterns = {name: tuple(map(str, given[name])) for name in ("only", "skip")}
             return {name: given[name] for name in ("alpha", "dtype", "nan")} | patterns
     except (OSError, ValueError, TypeError, KeyError, RecursionError):

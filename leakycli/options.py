@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-from leakycli import machine
+from leakycli import system
+from leakycli.engine.executors import ForkedExecutor
+from leakycli.engine.plan import ArrayPlan, Plan, plan_run
 from leakycli.errors import LeakyError, UsageError, listed, shown
-from leakycli.executors import ForkedExecutor
-from leakycli.plan import ArrayPlan, Plan, plan_run
-from leakycli.rule import Rule
-from leakycli.storage import ArrayInfo, Layout, Member
+from leakycli.formats import ArrayInfo, Layout, Member
+from leakycli.function.rule import Rule
 
 #: Workers for what is behind a URL, where memory allows; each has several requests in flight.
 REMOTE_WORKERS = 8
@@ -22,7 +22,7 @@ REMOTE_WORKERS = 8
 class Options:
     """What `apply` does and how.
 
-    alpha, dtype, nan: see `leakycli.rule.Rule`.
+    alpha, dtype, nan: see `leakycli.function.rule.Rule`.
     strict: publish nothing where a cast overflowed or clipped.
     workers: threads, by default as many as the process may use.
     memory: bound in bytes of the process's peak resident memory.
@@ -114,11 +114,11 @@ class Options:
         """The plan for `arrays` on this machine, now. processes: to be used instead of threads. remote: workers wait a lot."""
         if self.workers is not None and self.workers < 1:
             raise UsageError(f"workers must be at least 1, not {self.workers}")
-        workers = self.workers or max(machine.cpus(), REMOTE_WORKERS * remote)
+        workers = self.workers or max(system.cpus(), REMOTE_WORKERS * remote)
         process = 0
         if processes is not None:
             workers, process = min(workers, processes.size), processes.resident()
-        return plan_run(arrays, workers, machine.resident(), self.memory, machine.memory_available, process)
+        return plan_run(arrays, workers, system.resident(), self.memory, system.memory_available, process)
 
     def parameters(self) -> dict[str, Any]:
         """What decides the result: its values, and its layout where that was asked for."""

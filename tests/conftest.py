@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from leakycli import journal, plan
+from leakycli.destination import journal
+from leakycli.engine import plan
 
 # As users' processes are: with it, what is printed would never wait for a flush that may fail.
 os.environ.pop("PYTHONUNBUFFERED", None)

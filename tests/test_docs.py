@@ -103,7 +103,7 @@ def test_every_file_that_the_documents_link_to_is_there() -> None:
 
 def test_the_tests_that_hold_the_promises_are_there() -> None:
     text = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"(test_\w+\.py)(?:::(test_\w+))?", text))
+    named = set(re.findall(r"((?:\w+/)*test_\w+\.py)(?:::(test_\w+))?", text))
     assert len(named) > 15
     for file, test in named:
         code = (ROOT / "tests" / file).read_text(encoding="utf-8")

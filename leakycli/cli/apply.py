@@ -21,10 +21,10 @@ from leakycli.errors import BatchError, LeakyError, StorageError, UsageError, le
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from leakycli import events
     from leakycli.api import Options
-    from leakycli.executors import ForkedExecutor
-    from leakycli.jobs import Job
+    from leakycli.cli.where import Job
+    from leakycli.engine import events
+    from leakycli.engine.executors import ForkedExecutor
     from leakycli.report.model import Report
 
 
@@ -69,12 +69,12 @@ def command(sources: tuple[str, ...], dest: str, **given: Any) -> int:
 
     Each option but --overwrite, --resume and --dry-run can be set as LEAKYCLI_APPLY_<OPTION> in the environment.
     """
-    from leakycli import machine
+    from leakycli import system
     from leakycli.api import Options
-    from leakycli.jobs import resolve_jobs
-    from leakycli.storage import parse_options
+    from leakycli.cli.where import resolve_jobs
+    from leakycli.formats import parse_options
 
-    machine.keep_freed_memory()
+    system.keep_freed_memory()
     if dest == "-" and given["json"]:
         raise UsageError("--json and the result cannot both go to standard output; name a file for one of them (--report PATH)")
     sources += _listed(given["files_from"])
@@ -139,7 +139,7 @@ Begun = tuple["Future[list[Outcome | LeakyError]]", int]
 
 
 def _small(job: Job) -> bool:
-    from leakycli.storage import is_regular
+    from leakycli.formats import is_regular
 
     return job.source.lower().endswith(".npy") and is_regular(job.source) and os.path.getsize(job.source) <= SMALL
 
@@ -185,17 +185,17 @@ def _said(report: Report, json: bool, quiet: bool) -> str:
 
 def _processes(jobs: list[Job], options: Options) -> ForkedExecutor | None:
     """Processes to work in, where there is enough to do. They are forked before anything has started threads, as zarr does on first use."""
-    from leakycli import machine
-    from leakycli.executors import ForkedExecutor, can_fork
-    from leakycli.job import WORTH_PROCESSES
-    from leakycli.plan import ALLOWANCE, DEFAULT_BOUND
-    from leakycli.storage import is_regular, is_url
+    from leakycli import system
+    from leakycli.engine.executors import ForkedExecutor, can_fork
+    from leakycli.engine.job import WORTH_PROCESSES
+    from leakycli.engine.plan import ALLOWANCE, DEFAULT_BOUND
+    from leakycli.formats import is_regular, is_url
 
     # As many as there is room for beside this one.
-    room = (options.memory or DEFAULT_BOUND) // (machine.resident() + ALLOWANCE)
-    workers = min(options.workers or machine.cpus(), room - 1)
+    room = (options.memory or DEFAULT_BOUND) // (system.resident() + ALLOWANCE)
+    workers = min(options.workers or system.cpus(), room - 1)
     many = len(jobs) >= MANY and sum(map(_small, jobs)) >= MANY
-    # What is behind a URL is worked on in threads: see `leakycli.job`.
+    # What is behind a URL is worked on in threads: see `leakycli.engine.job`.
     jobs = [job for job in jobs if not is_url(job.dest)]
     folders = [job for job in jobs if os.path.isdir(job.source)]
     large = [job for job in jobs if is_regular(job.source) and os.path.getsize(job.source) >= WORTH_PROCESSES]
@@ -204,7 +204,7 @@ def _processes(jobs: list[Job], options: Options) -> ForkedExecutor | None:
     names = [name.rstrip("/").lower() for job in jobs for name in (job.source, job.dest)]
     if folders or (options.to or "").startswith("zarr") or any(name.endswith((".zarr", ".zarr.zip")) for name in names):
         # Here, so that not each of them loads it.
-        importlib.import_module("leakycli.storage.zarr")
+        importlib.import_module("leakycli.formats.zarr")
     try:
         return ForkedExecutor(workers)
     except OSError:
@@ -295,7 +295,7 @@ def _awaited(job: Job, begun: Begun, observe: events.Observer) -> str:
     """What is said of a run in another process, which tells of its events when it is through."""
     from concurrent.futures import wait
 
-    from leakycli import events
+    from leakycli.engine import events
 
     future, i = begun
     with stopping.guarded():

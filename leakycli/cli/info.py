@@ -17,8 +17,8 @@ from leakycli.errors import BatchError, LeakyError, visible
 def command(sources: tuple[str, ...], storage_options: tuple[str, ...], json: bool) -> None:
     """Show what arrays are in SOURCE: shape, dtype, memory order, sizes. No elements are read."""
     from leakycli.api import info
+    from leakycli.formats import parse_options
     from leakycli.report.terminal import info_values, render_info
-    from leakycli.storage import parse_options
 
     options, failed = parse_options(storage_options), 0
     for source in sources:

@@ -24,12 +24,12 @@ import click
 F = TypeVar("F", bound=Callable[..., Any])
 Decorator = Callable[[F], F]
 
-#: As in leakycli.rule, which would bring numpy along; a test compares them.
+#: As in leakycli.function.rule, which would bring numpy along; a test compares them.
 DTYPES = ("float16", "float32", "float64", "int32", "int64")
 
 
 def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
-    from leakycli.plan import parse_size
+    from leakycli.engine.plan import parse_size
 
     try:
         return None if value is None else parse_size(value)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from leakycli import events
+from leakycli.engine import events
 from leakycli.errors import visible
 
 if TYPE_CHECKING:

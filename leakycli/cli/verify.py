@@ -23,8 +23,8 @@ def command(ctx: click.Context, /, source: str, dest: str, **given: Any) -> None
     """
     from leakycli.api import Options, recorded_parameters, verify
     from leakycli.cli.progress import observer
+    from leakycli.formats import parse_options
     from leakycli.report.terminal import comparison_values
-    from leakycli.storage import parse_options
 
     parameters = {name: given[name] for name in ("alpha", "dtype", "nan", "only", "skip")}
     storage_options = parse_options(given["storage_options"])

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from leakycli.rule import Losses
-from leakycli.storage.base import Chunking
-from leakycli.summary import Histogram, Number, Summary
+from leakycli.formats.base import Chunking
+from leakycli.function.rule import Losses
+from leakycli.function.summary import Histogram, Number, Summary
 
 SCHEMA_VERSION = 1
 

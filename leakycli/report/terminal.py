@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from leakycli.api import SourceInfo
-    from leakycli.comparison import Comparison
-    from leakycli.plan import Plan
-    from leakycli.storage import ArrayInfo, Usage
+    from leakycli.engine.plan import Plan
+    from leakycli.engine.verify import Comparison
+    from leakycli.formats import ArrayInfo, Usage
 
 _BARS = "▁▂▃▄▅▆▇█"
 _COLUMNS = 24

@@ -1,0 +1,1 @@
+"""How a result appears: temporary names, journal, publishing."""

@@ -1,0 +1,1 @@
+"""How a run goes: job, plan, the loop over regions, executors, verify, events."""

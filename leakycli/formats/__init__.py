@@ -1,0 +1,261 @@
+"""Storage formats: which one a path holds, and how to open and make it.
+
+Formats are recognised by what a source contains, and chosen for a destination by its suffix.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from leakycli.errors import CorruptError, StorageError, UnsupportedError, UsageError, shown, storage_error
+from leakycli.formats.base import METADATA, ArrayInfo, Begun, Chunking, Layout, Member, Reader, Source, Target, Usage, Writer
+from leakycli.formats.npy import NpySource, NpyStreamSource, NpyStreamTarget, NpyTarget
+from leakycli.formats.npy import is_stream as _is_stream
+from leakycli.stores.urls import is_url, name_in, parse_options
+
+if TYPE_CHECKING:
+    from leakycli.stores.remote import Remote
+
+#: The formats that can be written, and the suffix that says each.
+FORMATS = {"npy": ".npy", "npz": ".npz", "zarr.zip": ".zarr.zip", "zarr": ".zarr"}
+
+#: Suffixes of the files that a folder is searched for.
+SUFFIXES = tuple(FORMATS.values())
+
+#: What a folder has that is a Zarr array or group.
+DOCUMENTS = ("zarr.json", ".zarray", ".zgroup")
+
+
+def located(path: str, options: Mapping[str, Any]) -> str | Remote:
+    """What is at `path`: itself, or what is behind a URL."""
+    if not is_url(path):
+        return path
+    from leakycli.stores.remote import Remote
+
+    return Remote(path, options)
+
+
+def open_source(path: str | Remote) -> Source:
+    """The source at `path`; "-" is standard input. Raises StorageError, CorruptError or UnsupportedError, each naming the path.
+
+    Behind a URL there is a `.npy` where it ends so, else a Zarr.
+    """
+    if not isinstance(path, str):
+        return _open_remote(path)
+    check_path(path)
+    if is_stream(path):
+        return NpyStreamSource(path)
+    if is_zarr(path):
+        from leakycli.formats.zarr import ZarrSource
+
+        return ZarrSource(path)
+    if os.path.isdir(path):
+        if path.rstrip("/").lower().endswith(".zarr"):
+            raise CorruptError(f"{shown(path)}: is no Zarr array or group: it has no {', '.join(DOCUMENTS)}")
+        raise StorageError(f"{shown(path)}: is a folder and no Zarr array or group; give --recursive for the arrays in it")
+    try:
+        with open(path, "rb") as file:
+            archive = file.read(4) in (b"PK\3\4", b"PK\5\6")
+    except OSError as error:
+        raise storage_error(error, path, "cannot read") from None
+    if archive:
+        from leakycli.formats.npz import NpzSource
+
+        return NpzSource(path)
+    if path.lower().endswith((".npz", ".zip")):
+        raise CorruptError(f"{shown(path)}: is not a {path[-4:].lower()} file: it does not begin as a zip archive does")
+    return NpySource(path)
+
+
+def _open_remote(remote: Remote) -> Source:
+    name = name_in(remote.url).lower()
+    if name.endswith(".npy"):
+        return NpyStreamSource(remote)
+    if name.endswith((".npz", ".zip")):
+        raise UnsupportedError(f"{remote.where()}: an archive is not read from a URL; copy it here first")
+    from leakycli.formats.zarr import ZarrSource
+
+    return ZarrSource(remote)
+
+
+def is_stream(path: str) -> bool:
+    """Whether `path` can only be read from front to back: "-", a FIFO, a socket, a terminal, or a `.npy` behind a URL."""
+    return name_in(path).lower().endswith(".npy") if is_url(path) else _is_stream(path)
+
+
+def is_zarr(path: str) -> bool:
+    """Whether `path` is a Zarr array or group: a folder with its documents, an archive of one, or a node inside an archive.
+
+    A URL is not looked at, and is one if it is to be read as one.
+    """
+    if is_url(path):
+        return not is_stream(path)
+    if os.path.isdir(path):
+        return any(os.path.lexists(os.path.join(path, name)) for name in DOCUMENTS)
+    archive = path
+    while archive and not os.path.lexists(archive):
+        archive = archive.rpartition("/")[0]
+    if not is_regular(archive) or (archive != path and not archive.lower().endswith(".zip")):
+        return False
+    try:
+        with open(archive, "rb") as file:
+            if file.read(4) not in (b"PK\3\4", b"PK\5\6"):
+                return False
+        if archive.lower().endswith(".zarr.zip"):
+            return True
+        import zipfile
+
+        with zipfile.ZipFile(archive) as opened:
+            return not set(DOCUMENTS).isdisjoint(opened.namelist())
+    # A hostile directory trips zipfile in several ways; whoever opens it says so.
+    except Exception:
+        return False
+
+
+def check_path(path: str) -> None:
+    """Raise UsageError for what no file system takes as a name."""
+    if not path or "\0" in path:
+        raise UsageError(f"{shown(path)}: is no path: it {'has a NUL character' if path else 'is empty'}")
+
+
+def dest_format(dest: str, to: str | None = None) -> str:
+    """The format of `dest`: what its suffix says, or `to` (by default "npy") for "-". Raises UsageError where they disagree."""
+    check_path(dest)
+    if is_url(dest) and not dest.rstrip("/").lower().endswith(FORMATS["zarr"]):
+        raise UsageError(f"{shown(dest)}: only a Zarr store is written to a URL, and its name must end in {FORMATS['zarr']}")
+    if dest == "-":
+        if (to or "npy").startswith("zarr"):
+            raise UsageError("a Zarr store is many files and cannot go to standard output; name a destination")
+        return to or "npy"
+    for name, suffix in FORMATS.items():
+        if dest.rstrip("/").lower().endswith(suffix):
+            if to is not None and not name.startswith(to):
+                raise UsageError(f"{shown(dest)}: its suffix says {name}, --to says {to}; make them agree")
+            return name
+    raise UsageError(f"{shown(dest)}: a destination's suffix says its format; it must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+
+
+def create_target(path: str | Remote, format: str, layout: Layout, begun: bool = False, flush: bool = False, there: bool = False) -> Target:
+    """A target of that format that will be at `path` (a temporary name, whatever its suffix); "-" is standard output.
+
+    begun: by an earlier run. flush: see `Target.ensure`. there: for a `.npy`, the file is there, and empty.
+    """
+    if not isinstance(path, str):
+        from leakycli.formats.zarr import ZarrTarget
+
+        return ZarrTarget(path, layout, begun=begun)
+    if path == "-" and os.isatty(1):
+        raise UsageError("standard output is a terminal, where binary data is of no use; redirect it or name a file")
+    if format == "npy":
+        return NpyStreamTarget(1) if path == "-" else NpyTarget(path, flush, there)
+    if format == "npz":
+        from leakycli.formats.npz import Compressor, NpzTarget
+
+        return NpzTarget(path, Compressor.parse(layout.compressor), stream=1 if path == "-" else None, begun=begun, flush=flush)
+    from leakycli.formats.zarr import ZarrTarget
+
+    return ZarrTarget(path, layout, packed=format == "zarr.zip", begun=begun, flush=flush)
+
+
+def check_layout(format: str, layout: Layout) -> None:
+    """Raise UsageError for what that format does not have."""
+    if format.startswith("zarr"):
+        from leakycli.formats.zarr import check_compressor
+
+        check_compressor(layout.compressor)
+        return
+    for given, option in ((layout.chunks, "--chunks"), (layout.shards, "--shards"), (layout.zarr_format, "--zarr-format")):
+        if given is not None:
+            raise UsageError(f"{option} is for Zarr; a .{format} file has no chunks")
+    if format == "npy" and layout.compressor is not None:
+        raise UsageError("--compressor is for .npz and Zarr; a .npy file is not compressed")
+    if format == "npz":
+        from leakycli.formats.npz import Compressor
+
+        Compressor.parse(layout.compressor)
+
+
+def compresses(format: str, layout: Layout, source: Source, member: Member) -> bool:
+    """Whether a target of that format compresses `member`, and so writes it front to back."""
+    if format != "npz":
+        return False
+    from leakycli.formats.npz import Compressor
+
+    return Compressor.of(Compressor.parse(layout.compressor), source, member).compresses
+
+
+def fingerprint(path: str | Remote) -> str:
+    """A digest that tells what this is, whatever its name and times: of a file's size and 16 samples of 4 KiB spread over it (all of a
+    small one), or of all metadata documents of a Zarr folder or URL."""
+    digest = hashlib.blake2b(digest_size=16)
+    if not isinstance(path, str) or os.path.isdir(path):
+        from leakycli.formats.zarr import ZarrSource
+
+        source = ZarrSource(path)
+        source.close()
+        digest.update(str(source.opened).encode())
+        return digest.hexdigest()
+    with open(path, "rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        digest.update(str(size).encode())
+        if size <= 16 * 4096:
+            digest.update(file.read(size))
+        else:
+            for i in range(16):
+                digest.update(os.pread(file.fileno(), 4096, (size - 4096) * i // 15))
+    return digest.hexdigest()
+
+
+def read(path: str | Remote) -> bytes | None:
+    """All of a file, or of what is behind a URL; None where there is nothing. Raises OSError."""
+    if not isinstance(path, str):
+        return path.read("")
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
+
+
+def is_regular(path: str) -> bool:
+    """Whether `path` is a regular file (a link to one counts)."""
+    try:
+        return stat.S_ISREG(os.stat(path).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+__all__ = [
+    "DOCUMENTS",
+    "FORMATS",
+    "METADATA",
+    "SUFFIXES",
+    "ArrayInfo",
+    "Begun",
+    "Chunking",
+    "Layout",
+    "Member",
+    "Reader",
+    "Source",
+    "Target",
+    "Usage",
+    "Writer",
+    "check_layout",
+    "compresses",
+    "create_target",
+    "dest_format",
+    "fingerprint",
+    "is_regular",
+    "is_stream",
+    "is_url",
+    "is_zarr",
+    "located",
+    "name_in",
+    "open_source",
+    "parse_options",
+    "read",
+]

@@ -1,0 +1,317 @@
+"""What every storage format offers: `Source` and `Target`, made of `Reader`s and `Writer`s of single arrays.
+
+A reader or writer is used by several threads at once and pickles as what it takes to open it again. Sequential ones are fetched from
+and committed to in plan order, by one thread.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from leakycli.errors import LeakyError, storage_error
+from leakycli.function.rule import Rule
+from leakycli.regions import Box, Index, Presence, Span
+
+Array = NDArray[Any]
+
+#: Names of the metadata documents of Zarr, in the order in which those of a node are written: none makes a node of what is not complete.
+METADATA = (".zattrs", ".zmetadata", ".zarray", ".zgroup", "zarr.json")
+
+#: How regions are told: `Span` of a flat buffer, `Box` of a chunk grid.
+Region = TypeVar("Region", bound=Span | Box, contravariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunking:
+    """How an array is cut up on disk: shapes in elements (shards None without), and its codecs in words, as in "zstd:5".
+
+    fill: what elements that are not stored are; None where that is not said (they are then 0). turned: chunks are not in C order.
+    at_once: all chunks of a call are encoded or decoded side by side, not one after the other. plain: each chunk is a file of its
+    elements and nothing else.
+    """
+
+    chunks: Index
+    shards: Index | None
+    codecs: str
+    fill: np.generic | None = None
+    turned: bool = False
+    at_once: bool = False
+    plain: bool = False
+
+    @property
+    def unit(self) -> Index:
+        """The shape of a write unit."""
+        return self.shards or self.chunks
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a chunked array takes: write units stored, of how many, in how many bytes (its documents too)."""
+
+    stored: int
+    units: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How results are to be laid out, where not as their source is. Shapes in elements; see `Options`."""
+
+    chunks: Index | None = None
+    shards: Index | None = None
+    compressor: str | None = None
+    zarr_format: int | None = None
+    provenance: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayInfo:
+    """One array as it is stored: its name in the source ("" where there is one only), shape, dtype in its byte order, memory order.
+
+    chunking: None for an array that is one flat buffer.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    fortran: bool = False
+    chunking: Chunking | None = None
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.size * self.dtype.itemsize
+
+    def index(self, position: int) -> tuple[int, ...]:
+        """The index of the element at `position` of the flat buffer."""
+        index = []
+        for length in self.shape if self.fortran else reversed(self.shape):
+            position, at = divmod(position, length)
+            index.append(at)
+        return tuple(index if self.fortran else reversed(index))
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What is known of an array whose elements cannot be had: enough to say what was copied. dtype: its name, which may not be numpy's."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    chunking: Chunking
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Something in a source, by its key (unique there): an array, something else, or an array that cannot be read and why.
+
+    unasked: whether an array is transformed when nobody names it. reserved: why it is not unless it is named by its own path.
+    outline: of an array with a problem, where that much is known.
+    """
+
+    key: str
+    name: str
+    array: ArrayInfo | None = None
+    problem: LeakyError | None = None
+    unasked: bool = True
+    reserved: LeakyError | None = None
+    outline: Outline | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """That an array was begun by an earlier run: the state that its writer had."""
+
+    state: Any
+
+
+class Reader(Protocol[Region]):
+    """Reads one array."""
+
+    @property
+    def info(self) -> ArrayInfo: ...
+
+    @property
+    def sequential(self) -> bool:
+        """Whether regions must be fetched, in order, before they can be read."""
+        ...
+
+    @property
+    def decodes(self) -> bool:
+        """Sequential readers: whether fetching is work, and not waiting for others, so that it is worth a thread of its own."""
+        ...
+
+    @property
+    def cumulative(self) -> bool:
+        """Whether `commit` must see all regions, also those that an earlier run has worked on."""
+        ...
+
+    def fetch(self, region: Region, buffer: Array, /) -> None:
+        """Sequential readers: put the bytes of the next region into the uint8 `buffer` of just its size."""
+        ...
+
+    def read(self, region: Region, buffer: Array, /) -> tuple[Array, Any]:
+        """The elements of `region`, in the array's dtype and the region's shape, and what is to be committed for them.
+
+        They are read into the uint8 `buffer` (at least their bytes) and viewed there; a sequential reader finds them in it.
+        """
+        ...
+
+    def commit(self, payloads: list[Any]) -> None:
+        """Take what `read` returned for the spans of one region, region by region in plan order, in one thread."""
+        ...
+
+    def finish(self) -> None:
+        """After the last commit: raise CorruptError where what was read is not what was stored."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Writer(Protocol[Region]):
+    """Writes one array."""
+
+    @property
+    def info(self) -> ArrayInfo: ...
+
+    @property
+    def sequential(self) -> bool:
+        """Whether what `write` returns must be committed in order."""
+        ...
+
+    def write(self, region: Region, y: Array, /) -> Any:
+        """Write the elements of `region`, in its shape and the array's memory order; what is returned goes to `commit`.
+
+        y belongs to the caller again afterwards.
+        """
+        ...
+
+    def commit(self, payloads: list[Any]) -> None:
+        """Take what `write` returned for the spans of one region, region by region in plan order, in one thread."""
+        ...
+
+    def state(self) -> Any:
+        """What a later run must know to go on after the regions that are committed, as JSON has it."""
+        ...
+
+    def finish(self) -> None:
+        """After the last commit: complete the array."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Source(Protocol):
+    """Something that holds arrays."""
+
+    @property
+    def format(self) -> str: ...
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """All there is, in the source's order."""
+        ...
+
+    @property
+    def warnings(self) -> tuple[str, ...]: ...
+
+    def sequential(self, member: Member) -> bool:
+        """Whether the member's reader is sequential."""
+        ...
+
+    def reader(self, member: Member) -> Reader[Any]:
+        """Its regions are boxes where the array is chunked, else spans."""
+        ...
+
+    def stored(self, member: Member) -> Presence | None:
+        """Which write units of a chunked array are stored; None for all."""
+        ...
+
+    def usage(self, member: Member) -> Usage | None:
+        """What a chunked array takes; None for one that is not chunked."""
+        ...
+
+    def copy_problem(self, member: Member, other: Source, there: Member) -> str | None:
+        """How a copy of `member` in another source of the same format is none, in words; None where it is one."""
+        ...
+
+    @property
+    def opened(self) -> dict[str, Any]:
+        """The identity of what was opened."""
+        ...
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this source from a changed one; taken anew at each call."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def sync_path(path: str) -> None:
+    """Flush a file, or a folder's list of names, to disk. Raises StorageError."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise storage_error(error, path, "cannot flush") from None
+
+
+class FlatSource:
+    """What all sources of arrays that are not chunked have in common."""
+
+    def stored(self, member: Member) -> None:
+        return None
+
+    def usage(self, member: Member) -> None:
+        return None
+
+
+class Target(Protocol):
+    """Something that arrays are written to, one after the other, under a temporary name or as a stream."""
+
+    @property
+    def warnings(self) -> Sequence[str]:
+        """What could not be kept as it was."""
+        ...
+
+    def writer(self, info: ArrayInfo, source: Source, member: Member, rule: Rule | None, begun: Begun | None = None) -> Writer[Any]:
+        """The writer for the array `info`, which comes from that member by `rule` (None: as it is). Its regions are as a reader's.
+
+        begun: of the writer of an earlier run to go on from.
+        """
+        ...
+
+    def copy(self, source: Source, member: Member) -> None:
+        """Take over a member as it is."""
+        ...
+
+    def state(self) -> Any:
+        """After a member is finished: what a later run must know of it, as JSON has it."""
+        ...
+
+    def restore(self, info: ArrayInfo | None, source: Source, member: Member, rule: Rule | None, state: Any) -> None:
+        """Take a member as finished by an earlier run, which kept that `state`. info: None for one that was copied."""
+        ...
+
+    def ensure(self) -> None:
+        """Make sure that what is written is there, before anything relies on it; flush it to disk where that was asked for."""
+        ...
+
+    def finish(self) -> int:
+        """Complete the target after its last array; returns its size in bytes."""
+        ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,542 @@
+"""NumPy's `.npy` format, by span and as a stream.
+
+    offset  bytes  what
+    0       6      magic, b"\\x93NUMPY"
+    6       2      version, major and minor: 1.0, 2.0 or 3.0
+    8       2|4    header length, little-endian: 2 bytes in version 1, 4 in versions 2 and 3
+    10|12   ...    header: a Python dict literal of 'descr', 'fortran_order' and 'shape', padded with spaces, latin-1 (version 3: UTF-8)
+    ...            the elements, in C or Fortran order
+
+See numpy/lib/_format_impl.py. Writers pad the header so that the elements begin at a multiple of 64 bytes; readers must not rely on
+it. What follows the elements is ignored, as numpy does.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import os
+import re
+import select
+import stat
+import warnings
+from collections.abc import Callable
+from functools import lru_cache, partial
+from io import BytesIO
+from math import prod
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.lib import format as npy_format
+
+from leakycli import stopping, system
+from leakycli.errors import CorruptError, LeakyError, SourceChangedError, UnsupportedError, shown, storage_error
+from leakycli.formats.base import Array, ArrayInfo, Begun, FlatSource, Member, Source, sync_path
+from leakycli.function.rule import Rule, refuse_unsupported
+from leakycli.regions import Index, Span
+
+if TYPE_CHECKING:
+    from leakycli.stores.remote import Remote
+
+MAGIC = b"\x93NUMPY"
+
+#: Bytes written to a stream at once: a pipe's usual capacity, so that a write blocks for one turn of the reader at most.
+_PIPE = 1 << 16
+
+#: Bytes written to a file by one call. Each takes the file's lock, for which other processes spin, so not too few; for large ones the
+#: system may look for large pages for longer than it copies.
+_WRITTEN = 1 << 19
+
+#: Longest header read, in bytes. numpy itself refuses more than 10,000 as unsafe to parse.
+_LONGEST_HEADER = 1 << 16
+
+
+def wait_ready(fd: int, event: int) -> None:
+    """Wait until the stream `fd` can be read or written without blocking.
+
+    In short turns: a signal that another thread takes, or that comes just before a blocking call, interrupts none.
+    """
+    poll = select.poll()
+    poll.register(fd, event)
+    while not poll.poll(200):
+        stopping.check()
+
+
+def read_exactly(fd: int, size: int) -> bytes:
+    """`size` bytes from a file or stream, fewer at its end."""
+    parts = []
+    while size and (part := os.read(fd, min(size, 1 << 20))):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)
+
+
+def read_header(read: Callable[[int], bytes], name: str, array: str = "") -> tuple[ArrayInfo, bytes]:
+    """The array that the `.npy` file behind `read` holds, and the bytes read: the header, up to the first element.
+
+    read(n) gives the next n bytes, fewer at the end. Raises CorruptError or UnsupportedError, beginning with `name`.
+    """
+    try:
+        start = read(8)
+        if not start:
+            raise CorruptError("is empty; a .npy file was expected")
+        if start[:6] != MAGIC[: len(start)]:
+            raise CorruptError(f"is not a .npy file: it begins with {start[:6]!r}")
+        if len(start) < 8:
+            raise CorruptError("is cut off in its first 8 bytes")
+        if start[6:] not in (b"\1\0", b"\2\0", b"\3\0"):
+            raise CorruptError(f"has .npy version {start[6]}.{start[7]}; versions 1.0, 2.0 and 3.0 are known")
+        field = read(2 if start[6] == 1 else 4)
+        length = int.from_bytes(field, "little")
+        if length > _LONGEST_HEADER:
+            raise CorruptError(f"claims a header of {length} bytes; more than {_LONGEST_HEADER} is not read")
+        header = read(length)
+        if len(field) < (2 if start[6] == 1 else 4) or len(header) < length:
+            raise CorruptError("is cut off in its header")
+        return ArrayInfo(array, *_parse(header, start[6])), start + field + header
+    except (CorruptError, UnsupportedError) as error:
+        raise type(error)(f"{name}: {error}") from None
+
+
+@lru_cache(16)
+def _parse(header: bytes, version: int) -> tuple[Index, np.dtype[Any], bool]:
+    """Shape, dtype and whether in Fortran order. Kept: the many files of a batch often have the same header."""
+    try:
+        text = header.decode("utf-8" if version == 3 else "latin-1")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd literals
+            try:
+                fields = ast.literal_eval(text)
+            except SyntaxError:
+                if version == 3:
+                    raise
+                # Python 2 wrote its long integers as 3L.
+                fields = ast.literal_eval(re.sub(r"\b(\d+)L\b", r"\1", text))
+    # A hostile literal can exhaust the parser in several ways.
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        raise CorruptError("has a malformed header: it is no Python dict literal") from None
+    if not isinstance(fields, dict) or set(fields) != {"descr", "fortran_order", "shape"}:
+        raise CorruptError("has a malformed header: 'descr', 'fortran_order' and 'shape' were expected")
+    shape, fortran, descr = fields["shape"], fields["fortran_order"], fields["descr"]
+    if not isinstance(shape, tuple) or not all(type(n) is int and 0 <= n < 1 << 63 for n in shape):
+        raise CorruptError(f"has a malformed header: {_brief(shape)} is no shape")
+    if len(shape) > 64:
+        raise UnsupportedError(f"has {len(shape)} dimensions; numpy reads at most 64")
+    if type(fortran) is not bool:
+        raise CorruptError("has a malformed header: 'fortran_order' is neither True nor False")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old type names
+            dtype = npy_format.descr_to_dtype(descr)
+    # Also what numpy's own parser of dtype strings raises on odd input.
+    except (ValueError, TypeError, SyntaxError, KeyError, IndexError, AttributeError, OverflowError, MemoryError, RecursionError):
+        raise CorruptError(f"has a malformed header: {_brief(descr)} is no dtype") from None
+    refuse_unsupported(dtype)
+    if prod(n for n in shape if n) * dtype.itemsize >= 1 << 63:
+        # Also where it has none: numpy refuses that.
+        raise CorruptError(f"has a malformed header: an array of the shape {_brief(shape)} is too large to be")
+    return shape, dtype, fortran
+
+
+def _brief(value: Any) -> str:
+    try:
+        return shown(repr(value)[:80])
+    except (ValueError, RecursionError):  # a number of more digits than Python prints, a nest too deep
+        return f"what it has ({type(value).__name__})"
+
+
+def header_bytes(info: ArrayInfo) -> bytes:
+    """The header that `numpy.save` writes for such an array."""
+    fields = {"descr": npy_format.dtype_to_descr(info.dtype), "fortran_order": info.fortran, "shape": info.shape}
+    stream = BytesIO()
+    npy_format.write_array_header_1_0(stream, fields)
+    return stream.getvalue()
+
+
+class NpyReader:
+    """Reads spans of a `.npy` file, from any number of threads."""
+
+    sequential = False
+    decodes = False
+    cumulative = False
+
+    def __init__(self, path: str, info: ArrayInfo, offset: int) -> None:
+        self.info = info
+        self._path, self._offset = path, offset
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise storage_error(error, path, "cannot read") from None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._path, self.info, self._offset)
+
+    def fetch(self, region: Span, buffer: Array) -> None:
+        raise NotImplementedError("spans of a file are read as they are needed")
+
+    def read(self, span: Span, buffer: Array) -> tuple[Array, None]:
+        itemsize = self.info.dtype.itemsize
+        view = buffer.data[: span.size * itemsize]
+        done, at, size = 0, self._offset + span.start * itemsize, len(view)
+        try:
+            while done < size:
+                if not (count := os.preadv(self._fd, [view[done:] if done else view], at + done)):
+                    raise SourceChangedError(f"{shown(self._path)}: ended at byte {at + done}: it became shorter while it was read")
+                done += count
+        except OSError as error:
+            if isinstance(error, LeakyError):
+                raise
+            raise storage_error(error, self._path, "cannot read") from None
+        return np.frombuffer(view, self.info.dtype), None
+
+    def commit(self, payloads: list[Any]) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class NpySource(FlatSource):
+    """A `.npy` file."""
+
+    format = "npy"
+
+    def __init__(self, path: str) -> None:
+        """Raises StorageError, CorruptError or UnsupportedError, each naming `path`."""
+        self._path = path
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                info, header = read_header(partial(read_exactly, fd), shown(path))
+                self._header = header
+                status = os.fstat(fd)
+                self.opened, size = self._identity(status), status.st_size
+            finally:
+                os.close(fd)
+        except OSError as error:
+            if isinstance(error, LeakyError):
+                raise
+            raise storage_error(error, path, "cannot read") from None
+        needed = len(header) + info.nbytes
+        if size < needed:
+            raise CorruptError(
+                f"{shown(path)}: is cut off: its header promises {needed} bytes ({info.dtype.name} {info.shape}), it has {size}"
+            )
+        self.members = (Member("", "", info),)
+        extra = size - needed
+        self.warnings = (f"{shown(path)}: {extra} bytes after the array were ignored",) if extra else ()
+
+    def sequential(self, member: Member) -> bool:
+        return False
+
+    def reader(self, member: Member) -> NpyReader:
+        assert member.array is not None
+        return NpyReader(self._path, member.array, len(self._header))
+
+    def copy_problem(self, member: Member, other: Source, there: Member) -> str | None:
+        raise NotImplementedError("the one array of a .npy file is never copied")
+
+    def identity(self) -> dict[str, Any]:
+        try:
+            return self._identity(os.stat(self._path))
+        except OSError as error:
+            raise storage_error(error, self._path, "cannot read") from None
+
+    def _identity(self, found: os.stat_result) -> dict[str, Any]:
+        return {"bytes": found.st_size, "mtime_ns": found.st_mtime_ns, "inode": found.st_ino, "header": self._header.hex()}
+
+    def close(self) -> None:
+        pass
+
+
+class Stream(Protocol):
+    """Bytes that come in order, once."""
+
+    name: str
+
+    def readinto(self, view: memoryview, /) -> int:
+        """Put the next bytes, at least one, into `view`; returns how many, 0 at the end. Raises StorageError."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What is another when the bytes come from something else; nothing where that cannot be told."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class PipeStream:
+    """A FIFO, or standard input ("-")."""
+
+    def __init__(self, path: str) -> None:
+        self.name = "standard input" if path == "-" else shown(path)
+        try:
+            self._fd = os.dup(0) if path == "-" else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise storage_error(error, self.name, "cannot read") from None
+
+    def readinto(self, view: memoryview) -> int:
+        try:
+            wait_ready(self._fd, select.POLLIN)
+            return os.readv(self._fd, [view])
+        except OSError as error:
+            raise storage_error(error, self.name, "cannot read") from None
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def _exactly(stream: Stream, size: int) -> bytes:
+    """The next `size` bytes of a stream, or as many as there are."""
+    data, done = bytearray(size), 0
+    while done < size and (count := stream.readinto(memoryview(data)[done:])):
+        done += count
+    return bytes(data[:done])
+
+
+class NpyStreamReader:
+    """Reads the array of a `.npy` stream, front to back."""
+
+    sequential = True
+    decodes = False
+    cumulative = True
+
+    def __init__(self, stream: Stream, info: ArrayInfo) -> None:
+        self.info = info
+        self._stream = stream
+
+    def fetch(self, region: Span, buffer: Array) -> None:
+        view, done = buffer.data, 0
+        while done < len(view):
+            if not (count := self._stream.readinto(view[done:])):
+                at = region.start * self.info.dtype.itemsize + done
+                raise CorruptError(f"{self._stream.name}: ended after {at} of {self.info.nbytes} bytes of the array")
+            done += count
+
+    def read(self, span: Span, buffer: Array) -> tuple[Array, None]:
+        return np.frombuffer(buffer, self.info.dtype, span.size), None
+
+    def commit(self, payloads: list[Any]) -> None:
+        pass
+
+    def finish(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class NpyStreamSource(FlatSource):
+    """A `.npy` array that comes front to back: through a FIFO, from standard input ("-"), or from a URL."""
+
+    format = "npy"
+    warnings = ()
+
+    def __init__(self, path: str | Remote) -> None:
+        self._stream: Stream = PipeStream(path) if isinstance(path, str) else path.stream()
+        try:
+            self.opened = self._stream.state()
+            info, _ = read_header(partial(_exactly, self._stream), self._stream.name)
+        except BaseException:
+            self._stream.close()
+            raise
+        self.members = (Member("", "", info),)
+
+    def sequential(self, member: Member) -> bool:
+        return True
+
+    def reader(self, member: Member) -> NpyStreamReader:
+        assert member.array is not None
+        return NpyStreamReader(self._stream, member.array)
+
+    def copy_problem(self, member: Member, other: Source, there: Member) -> str | None:
+        raise NotImplementedError("the one array of a .npy file is never copied")
+
+    def identity(self) -> dict[str, Any]:
+        return self._stream.state()
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class NpyWriter:
+    """Writes spans of a `.npy` file whose header is written, from any number of threads."""
+
+    sequential = False
+
+    def __init__(self, path: str, info: ArrayInfo, offset: int) -> None:
+        self.info = info
+        self._path, self.offset = path, offset
+        try:
+            self._fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise storage_error(error, path, "cannot write") from None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._path, self.info, self.offset)
+
+    def write(self, span: Span, y: Array) -> Any:
+        view, done = y.view(np.uint8).data, 0
+        at = self.offset + span.start * self.info.dtype.itemsize
+        try:
+            while done < len(view):
+                done += os.pwrite(self._fd, view[done : done + _WRITTEN], at + done)
+        except OSError as error:
+            raise storage_error(error, self._path, "cannot write") from None
+
+    def commit(self, payloads: list[Any]) -> None:
+        pass
+
+    def state(self) -> Any:
+        return None
+
+    def finish(self) -> None:
+        pass
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class NpyTarget:
+    """A `.npy` file to be: created at once, its one array written through `writer`."""
+
+    warnings = ()
+
+    def __init__(self, path: str, flush: bool = False, there: bool = False) -> None:
+        """there: the file is, and is empty."""
+        self._path, self._flush, self._there = path, flush, there
+
+    def copy(self, source: Source, member: Member) -> None:
+        raise NotImplementedError("a .npy file holds one array and nothing else")
+
+    def writer(self, info: ArrayInfo, source: Source, member: Member, rule: Rule | None = None, begun: Begun | None = None) -> NpyWriter:
+        return self.created(info, begun is not None)
+
+    def created(self, info: ArrayInfo, begun: bool = False) -> NpyWriter:
+        """The file, made for the array `info`. begun: what is there already is kept."""
+        header = header_bytes(info)
+        try:
+            there = begun or self._there
+            if not there:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self._path)
+            with open(self._path, "r+b" if there else "xb") as file:
+                file.write(header)
+                file.truncate(len(header) + info.nbytes)
+                if not begun:
+                    system.reserve(file.fileno(), len(header) + info.nbytes)
+        except OSError as error:
+            raise storage_error(error, self._path, "cannot write") from None
+        return NpyWriter(self._path, info, len(header))
+
+    def state(self) -> Any:
+        return None
+
+    def restore(self, info: ArrayInfo | None, source: Source, member: Member, rule: Rule | None, state: Any) -> None:
+        pass
+
+    def ensure(self) -> None:
+        if self._flush:
+            sync_path(self._path)
+
+    def finish(self) -> int:
+        return os.stat(self._path).st_size
+
+    def close(self) -> None:
+        pass
+
+
+class NpyStreamWriter:
+    """Writes the array of a `.npy` stream: threads hand in copies, which are written in order."""
+
+    sequential = True
+
+    def __init__(self, fd: int, info: ArrayInfo) -> None:
+        self.info = info
+        self._fd = fd
+
+    def write(self, span: Span, y: Array) -> Array:
+        return y.copy()
+
+    def commit(self, payloads: list[Any]) -> None:
+        for payload in payloads:
+            write_all(self._fd, memoryview(payload.view(np.uint8)))
+
+    def state(self) -> Any:
+        return None
+
+    def finish(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class NpyStreamTarget:
+    """Standard output as a `.npy` stream."""
+
+    warnings = ()
+
+    def __init__(self, fd: int) -> None:
+        self._fd, self._bytes = fd, 0
+
+    def copy(self, source: Source, member: Member) -> None:
+        raise NotImplementedError("a .npy stream holds one array and nothing else")
+
+    def writer(
+        self, info: ArrayInfo, source: Source, member: Member, rule: Rule | None = None, begun: Begun | None = None
+    ) -> NpyStreamWriter:
+        header = header_bytes(info)
+        write_all(self._fd, memoryview(header))
+        self._bytes = len(header) + info.nbytes
+        return NpyStreamWriter(self._fd, info)
+
+    def state(self) -> Any:
+        return None
+
+    def restore(self, info: ArrayInfo | None, source: Source, member: Member, rule: Rule | None, state: Any) -> None:
+        raise NotImplementedError("a stream cannot be gone on with")
+
+    def ensure(self) -> None:
+        pass
+
+    def finish(self) -> int:
+        return self._bytes
+
+    def close(self) -> None:
+        pass
+
+
+def write_all(fd: int, view: memoryview) -> None:
+    """Write all of `view` to a stream. Raises BrokenPipeError as it is: a reader that had enough is no error to report."""
+    try:
+        while view:
+            wait_ready(fd, select.POLLOUT)
+            view = view[os.write(fd, view[:_PIPE]) :]
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise storage_error(error, "standard output", "cannot write") from None
+
+
+def is_stream(path: str) -> bool:
+    """Whether `path` can only be read from front to back: "-", a FIFO, a socket or a terminal."""
+    if path == "-":
+        return True
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode)

@@ -1,0 +1,136 @@
+"""What is done to an array, said once: alpha, the types, what NaN becomes (`Rule`); and what a cast lost (`Losses`)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from leakycli.errors import UnsupportedError, UsageError
+from leakycli.function.records import Record
+
+OUTPUTS = ("float16", "float32", "float64", "int32", "int64")
+
+#: Their names take numpy longer to tell than all else that is checked.
+_OUTPUTS = frozenset(map(np.dtype, OUTPUTS))
+
+_REFUSED = {
+    "b": "boolean",
+    "c": "complex",
+    "m": "timedelta",
+    "M": "datetime",
+    "O": "object",
+    "S": "byte string",
+    "U": "string",
+    "T": "string",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Losses(Record):
+    """What a cast lost, in elements. Rounding is not a loss.
+
+    overflowed: x finite, y infinite. underflowed: x not 0, y 0. clipped: saturated at an integer type's bounds.
+    nan_replaced: NaN that became the number the user gave.
+    """
+
+    overflowed: int = 0
+    underflowed: int = 0
+    clipped: int = 0
+    nan_replaced: int = 0
+
+    def __add__(self, other: Losses) -> Losses:
+        return Losses(
+            self.overflowed + other.overflowed,
+            self.underflowed + other.underflowed,
+            self.clipped + other.clipped,
+            self.nan_replaced + other.nan_replaced,
+        )
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What is done to one array: alpha, the types, and what NaN becomes. Made by `Rule.of`, which checks it.
+
+    source and dtype are in native byte order; `alpha` is as given, `factor` is alpha as rounded to the compute type.
+    """
+
+    alpha: float
+    source: np.dtype[Any]
+    dtype: np.dtype[Any]
+    nan: int | None = None
+
+    @classmethod
+    def of(cls, source: DTypeLike, alpha: float = 0.2, dtype: DTypeLike | None = None, nan: int | None = None) -> Rule:
+        """The rule for arrays of type `source`.
+
+        Raises UnsupportedError for a source type that has no leaky ReLU, UsageError for an alpha that is not finite (also: not
+        finite in the compute type), a dtype that is not one of `OUTPUTS`, and a `nan` that does not fit dtype.
+        """
+        source = np.dtype(source)
+        refuse_unsupported(source)
+        source = source.newbyteorder("=")
+        if dtype is None:
+            dtype = source if source.kind == "f" else np.dtype("float32")
+        dtype = np.dtype(dtype).newbyteorder("=")
+        if dtype not in _OUTPUTS:
+            raise UsageError(f"dtype {dtype.name} is not supported: choose one of {', '.join(OUTPUTS)}")
+        if nan is not None:
+            if dtype.kind == "f":
+                raise UsageError(f"nan says what NaN becomes in an integer type; {dtype.name} keeps NaN, so leave it out")
+            info = np.iinfo(dtype)
+            if not info.min <= nan <= info.max:
+                raise UsageError(f"nan {nan} does not fit {dtype.name} ({info.min} to {info.max})")
+        if not math.isfinite(alpha):
+            raise UsageError(f"alpha must be a finite number, not {alpha}")
+        made = cls(float(alpha), source, dtype, nan)
+        if not math.isfinite(made.factor):
+            raise UsageError(f"alpha {alpha} is not finite in {made.compute.name}, in which {source.name} is computed")
+        return made
+
+    @cached_property
+    def compute(self) -> np.dtype[Any]:
+        """The type alpha is rounded to and the product is rounded in."""
+        if self.dtype.kind != "f":
+            return np.dtype("float64")
+        own = self.source if self.source.kind == "f" else np.dtype("float32")
+        return max(own, self.dtype, key=lambda d: d.itemsize)
+
+    @cached_property
+    def factor(self) -> float:
+        with np.errstate(over="ignore", under="ignore"):
+            return float(self.compute.type(self.alpha))
+
+    @cached_property
+    def monotone(self) -> bool:
+        """Whether a larger x never gives a smaller y."""
+        return self.factor >= 0
+
+    @cached_property
+    def may_overflow(self) -> bool:
+        """Whether a finite x can give an infinite y."""
+        if self.dtype.kind != "f":
+            return False
+        limits = np.finfo(self.source) if self.source.kind == "f" else np.iinfo(self.source)
+        return abs(self.factor) > 1 or float(limits.max) > float(np.finfo(self.dtype).max)
+
+
+def refuse_unsupported(dtype: np.dtype[Any]) -> None:
+    """Raise UnsupportedError, with the kind's name and a way out, unless `dtype` is a float or integer of at most 64 bits."""
+    if dtype.kind in "iu" or (dtype.kind == "f" and dtype.itemsize <= 8):
+        return
+    if dtype.kind == "f":
+        raise UnsupportedError(f"extended precision ({dtype.name}) is not supported; convert it to float64 first")
+    if dtype.names is not None:
+        raise UnsupportedError("a structured array is not supported; save its fields as arrays of their own")
+    if dtype.subdtype is not None:
+        raise UnsupportedError(f"a subarray type ({dtype}) is not supported; save a plain array")
+    if dtype.kind == "V":
+        likely = {1: "float8", 2: "bfloat16"}.get(dtype.itemsize)
+        guess = f" (bfloat16 and float8 are saved so; this may be {likely})" if likely else ""
+        raise UnsupportedError(f"void type {dtype.str} does not say what its bytes are{guess}; convert it to float32 and save it again")
+    raise UnsupportedError(f"a {_REFUSED.get(dtype.kind, dtype.name)} array ({dtype.name}) is not supported; only floats and integers are")

@@ -1,6 +1,0 @@
-"""NumPy's `.npz` format: a zip archive with one `.npy` file for each array, read and written in streams."""
-
-from leakycli.storage.npz.source import NpzSource
-from leakycli.storage.npz.target import Compressor, NpzTarget
-
-__all__ = ["Compressor", "NpzSource", "NpzTarget"]

@@ -1,6 +1,0 @@
-"""Zarr: versions 2 and 3, arrays and hierarchies. zarr is imported below here and nowhere else."""
-
-from leakycli.storage.zarr.source import ZarrReader, ZarrSource
-from leakycli.storage.zarr.target import ZarrTarget, ZarrWriter, check_compressor, result_array
-
-__all__ = ["ZarrReader", "ZarrSource", "ZarrTarget", "ZarrWriter", "check_compressor", "result_array"]
