@@ -30,6 +30,8 @@ from numpy.typing import NDArray
 from leakycli.errors import CorruptError
 from leakycli.formats.zarr.filters import Bytes, Compressor, Damage, Filter, UnknownCodec, as_bytes, filter_v2, filter_v3
 
+__all__ = ["ChunkError", "CodecChain", "Part", "UnknownCodec"]
+
 Array = NDArray[Any]
 
 Shape = tuple[int, ...]
@@ -170,7 +172,7 @@ class CodecChain:
     @property
     def plain(self) -> bool:
         """Whether an encoded chunk is the memory of a C-ordered array of `dtype`, and nothing else."""
-        return self._shard is None and not self._stages and self._stored == self.dtype and self._order == tuple(range(len(self.shape)))
+        return self._in_order and not self._stages
 
     @property
     def nbytes(self) -> int:
@@ -189,31 +191,39 @@ class CodecChain:
             return self._shard.limit
         return _LARGEST * self.nbytes + _LARGEST_MORE if self._sizes[-1] is None else self._sizes[-1]
 
-    def decode_memory(self) -> int:
-        """Bytes that decoding takes in each thread at most, beside the encoded chunk and the array that it is decoded to."""
-        size, work = self.nbytes, 0
+    def decode_memory(self, direct: bool = False) -> int:
+        """Bytes that decoding takes in each thread at most, beside the encoded chunk and the array that it is decoded to.
+
+        direct: whole chunks only are decoded, to arrays in C order.
+        """
         if self._shard is not None:
             return self._shard.inner.decode_memory() + 64 * self._shard.count
-        for stage in self._stages:
+        total, direct = 0, direct and self._in_order
+        for number, stage in enumerate(self._stages):
             if isinstance(stage, Compressor):
-                work += stage.workspace(size)[0] + (0 if stage is self._stages[0] else size)
-            elif not stage.views:
-                work += size if stage is self._stages[0] else 2 * size
-        return work + size  # one chunk that is decoded aside, at an edge or to be turned
+                total += stage.workspace(self.nbytes)[0]
+            elif stage.views:
+                continue
+            total += 0 if direct and number == 0 else self.nbytes
+        return total
 
-    def encode_memory(self) -> int:
-        """Bytes that encoding takes in each thread at most, with the encoded chunk but without the array."""
-        size = self.nbytes
+    def encode_memory(self, direct: bool = False) -> int:
+        """Bytes that encoding takes in each thread at most, beside the array, the encoded chunk among them. direct: see `decode_memory`."""
         if self._shard is not None:
             inner = self._shard.inner
-            return inner.encode_memory() + self._shard.count * (inner.nbytes + 200) + 48 * self._shard.count
-        work = 0 if self.plain else size
-        for stage in self._stages:
+            return inner.encode_memory() + self._shard.count * (inner.nbytes + inner.nbytes // 128 + 1024)
+        total = 0 if direct and self._in_order else self.nbytes
+        for number, stage in enumerate(self._stages):
             if isinstance(stage, Compressor):
-                work += stage.workspace(size)[1] + size + size // 128 + 1024
-            elif not stage.views:
-                work += 2 * size
-        return work
+                total += stage.workspace(self.nbytes)[1] + self.nbytes + self.nbytes // 128 + 1024
+            elif not stage.views or number + 1 < len(self._stages):
+                total += self.nbytes
+        return total
+
+    @property
+    def _in_order(self) -> bool:
+        """Whether elements are stored as the memory of an array in C order has them."""
+        return self._shard is None and self._stored == self.dtype and self._order == tuple(range(len(self.shape)))
 
     def is_fill(self, array: Array) -> bool:
         """Whether there is nothing but fill value in `array`, as zarr sees it: zeros have a sign, one NaN is as good as another."""
@@ -293,12 +303,17 @@ class CodecChain:
 
     # Encoding
 
-    def encode(self, array: Array) -> list[Bytes] | None:
+    def encode(self, array: Array) -> list[memoryview] | None:
         """The encoded chunk, as pieces to be written one after the other; None for a shard of nothing but fill value.
 
         array: of `dtype`, of the chunk's shape or smaller, at the edges of an array; what is missing is fill value. Pieces may be its
         memory, so that it must not be changed before they are written.
         """
+        pieces = self.encode_pieces(array)
+        return None if pieces is None else [piece.data for piece in pieces]
+
+    def encode_pieces(self, array: Array) -> list[Bytes] | None:
+        """As `encode`, for a chain that this one is a part of."""
         mark = self._scratch.depth
         try:
             view = array.transpose(self._order)
@@ -470,7 +485,7 @@ class _Shard:
             chunk = view[box]
             if not chunk.size or self.inner.is_fill(chunk):
                 continue
-            encoded = self.inner.encode(chunk)
+            encoded = self.inner.encode_pieces(chunk)
             if encoded is None:
                 continue
             size = sum(piece.size for piece in encoded)
@@ -479,7 +494,7 @@ class _Shard:
             pieces += encoded
         if not pieces:
             return None
-        encoded_index = self._index.encode(table.reshape(*self.grid, 2))
+        encoded_index = self._index.encode_pieces(table.reshape(*self.grid, 2))
         assert encoded_index is not None
         return encoded_index + pieces if self.at_start else pieces + encoded_index
 

@@ -182,9 +182,7 @@ class _Zstd(Compressor):
         return [as_bytes(self._zstd.compress(data, self._level, self._checksum))]
 
     def workspace(self, size: int) -> tuple[int, int]:
-        # Tables are no larger than the window needs, and the window no larger than the input.
-        window = 1 << max(size - 1, 1023).bit_length()
-        return 1 << 18, (4 << 20) + min(16 * window, 1 << 20 if self._level < 4 else 24 << 20 if self._level < 10 else 1 << 30)
+        return 1 << 18, _zstd_tables(self._level, size)
 
 
 class _Blosc(Compressor):
@@ -217,8 +215,10 @@ class _Blosc(Compressor):
         return [as_bytes(self._blosc.compress(data, *self._settings, self._typesize))]
 
     def workspace(self, size: int) -> tuple[int, int]:
-        # Three buffers of a block, and what the codec inside takes of it.
-        return 3 * size + (1 << 18), 3 * size + (8 << 20)
+        # Three buffers of a block. Where its size is not given, the library chooses 1 MiB at most.
+        cname, _, _, blocksize = self._settings
+        blocks = 3 * min(blocksize or 1 << 20, size)
+        return blocks + (1 << 19), blocks + (min(_zstd_tables(22, size), 20 << 20) if cname == b"zstd" else 2 << 20)
 
 
 class _Lz4(Compressor):
@@ -242,7 +242,7 @@ class _Lz4(Compressor):
         return [as_bytes(self._lz4.compress(data, self._acceleration))]
 
     def workspace(self, size: int) -> tuple[int, int]:
-        return 0, 1 << 16
+        return 1 << 16, 1 << 16
 
 
 class _Streamed(Compressor):
@@ -262,6 +262,11 @@ class _Streamed(Compressor):
             done, rest = self._stream(rest, out, done)
         if done != out.size:
             raise Damage(f"holds {done} bytes, where {out.size} belong ({self.name})")
+
+    @staticmethod
+    def _streamed(size: int, decoder: int, encoder: int) -> tuple[int, int]:
+        """The workspace: decoders copy their input, encoders their output, each about as large as what is decoded, or smaller."""
+        return size + _PIECE + decoder, size + encoder
 
     def _stream(self, data: Bytes, out: Bytes, done: int) -> tuple[int, Bytes]:
         """Decode one stream to `out` from `done` on: how far that comes, and what follows the stream."""
@@ -305,7 +310,7 @@ class _Inflate(_Streamed):
         return [as_bytes(part) for part in (header, compressor.compress(data.data), compressor.flush(), trailer)]
 
     def workspace(self, size: int) -> tuple[int, int]:
-        return (1 << 17) + _PIECE, 1 << 19
+        return self._streamed(size, 1 << 17, 1 << 19)
 
 
 class _Bz2(_Streamed):
@@ -325,7 +330,7 @@ class _Bz2(_Streamed):
         return [as_bytes(bz2.compress(data.data, self._level))]
 
     def workspace(self, size: int) -> tuple[int, int]:
-        return (4 << 20) + _PIECE, 8 << 20
+        return self._streamed(size, 4 << 20, 8 << 20)
 
 
 class _Lzma(_Streamed):
@@ -350,12 +355,19 @@ class _Lzma(_Streamed):
 
     def workspace(self, size: int) -> tuple[int, int]:
         encoder = self._ENCODER[6 if self._preset is None else self._preset & 15]
-        return max(encoder // 10, 1 << 20) + _PIECE, encoder
+        return self._streamed(size, max(encoder // 10, 1 << 20), encoder)
 
 
 def as_bytes(data: Any) -> Bytes:
     """Anything that has a buffer, as bytes."""
     return np.frombuffer(data, np.uint8)
+
+
+def _zstd_tables(level: int, size: int) -> int:
+    """Bytes that zstd takes to encode `size` bytes: tables by level, and no larger than the input is worth (measured with zstd 1.5)."""
+    most = (2, 2, 2, 2, 2, 5, 5, 5, 14, 14, 48, 48, 48, 66, 66, 66, 66, 66, 66, 84, 170, 330, 660)[max(level, 0)] << 20
+    window = 1 << (size - 1).bit_length()
+    return min(most, 16 * window + (1 << 20))
 
 
 def _zstd_size(header: Bytes) -> int | None:
