@@ -1,0 +1,272 @@
+"""Reading and writing the elements of Zarr arrays, chunk by chunk: one reader and one writer, whatever store the chunks are in.
+
+A chunk's bytes are read once, checked and decoded in memory into the caller's buffer; what is encoded is written from where it is. A
+region of a reader may lie anywhere in the array; a writer's is made of whole chunks (of shards, where there are any).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Protocol
+
+import numpy as np
+
+from leakycli.errors import CorruptError, SourceChangedError
+from leakycli.formats.base import Array, ArrayInfo
+from leakycli.formats.zarr.codecs import ChunkError, CodecChain, Part
+from leakycli.formats.zarr.metadata import ArrayDocument
+from leakycli.regions import Box, Grid, Index, Presence
+from leakycli.stores.base import Pieces, Request, Store
+
+#: Gaps between inner chunks of a shard, in bytes, that are read along with them.
+_GAP = 1 << 16
+
+#: Most bytes of inner chunks that one request asks for.
+_LONGEST = 16 << 20
+
+
+def chain_of(document: ArrayDocument) -> CodecChain:
+    """The codecs of an array. Raises UnknownCodec."""
+    fields, dtype = document.document, document.dtype
+    assert dtype is not None
+    fill = np.full(1, 0 if document.fill_value is None else document.fill_value, dtype).tobytes()
+    if document.zarr_format == 3:
+        return CodecChain.v3(fields["codecs"], document.unit, dtype, fill)
+    return CodecChain.v2(fields.get("compressor"), fields.get("filters"), document.order, document.unit, dtype, fill)
+
+
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """A chunk (or shard) that a region touches: its number and key, the part that is wanted, and that part of the region's elements."""
+
+    number: int
+    key: str
+    start: Index
+    out: Array
+
+
+class _Chunked:
+    """What reader and writer have in common."""
+
+    sequential = False
+    decodes = False
+    cumulative = False
+    #: What does the coding, as reports name it.
+    pipeline = "leakycli"
+
+    def __init__(self, store: Store, key: str, info: ArrayInfo, document: ArrayDocument) -> None:
+        self.info, self.store, self.chain = info, store, chain_of(document)
+        self._key, self._document = key, document
+        self._grid = Grid(document.shape, document.unit)
+        self._fill = np.full(1, 0 if document.fill_value is None else document.fill_value, info.dtype)
+
+    def _unit_key(self, index: Index) -> str:
+        key = self._document.chunk_key(index)
+        return f"{self._key}/{key}" if self._key else key
+
+    def close(self) -> None:
+        self.store.close()
+
+    def finish(self) -> None:
+        pass
+
+
+class ChunkReader(_Chunked):
+    """Reads boxes of an array, from any number of threads."""
+
+    def __init__(self, store: Store, key: str, info: ArrayInfo, document: ArrayDocument, stored: Presence | None) -> None:
+        """Raises UnknownCodec where the array's codecs are not known here.
+
+        key: of the array, in the store.
+        stored: the chunks that were there when the source was opened, and must be when they are read; None where any may be missing.
+        """
+        super().__init__(store, key, info, document)
+        self._stored = stored
+        self._memory = threading.local()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.store, self._key, self.info, self._document, self._stored)
+
+    def fetch(self, region: Box, buffer: Array) -> None:
+        raise NotImplementedError("boxes are read as they are needed")
+
+    def read(self, region: Box, buffer: Array) -> tuple[Array, None]:
+        x: Array = buffer[: region.size * self.info.dtype.itemsize].view(self.info.dtype).reshape(region.shape)
+        whole: list[_Unit] = []
+        divided: list[_Unit] = []
+        for unit in self._units(region, x):
+            (divided if self._by_parts(unit) else whole).append(unit)
+        self._read_whole(whole)
+        self._read_parts(divided)
+        return x, None
+
+    def _units(self, region: Box, x: Array) -> Iterator[_Unit]:
+        """The stored units of a region; the places of the others are filled."""
+        for number in self._grid.units(region):
+            index = self._grid.index(number)
+            unit = self._grid.box(index)
+            common = unit.common(region)
+            out = x[common.within(region) or ...]
+            if self._stored is not None and number not in self._stored:
+                out[...] = self._fill[0]
+            else:
+                yield _Unit(number, self._unit_key(index), tuple(a - b for a, b in zip(common.start, unit.start, strict=True)), out)
+
+    def _by_parts(self, unit: _Unit) -> bool:
+        """Whether reading the inner chunks that are wanted saves half of a shard or more."""
+        return self.store.parts and self.chain.divisible and 2 * unit.out.size <= prod(self._grid.unit)
+
+    def _read_whole(self, units: list[_Unit]) -> None:
+        by_key = {unit.key: unit for unit in units}
+        direct: dict[str, memoryview] = {}
+
+        def room(request: Request, size: int) -> memoryview:
+            if size > self.chain.encoded_limit:
+                raise self._damaged(request.key, f"it has {size} bytes, where at most {self.chain.encoded_limit} belong")
+            place = self._direct(by_key[request.key])
+            if place is None or place.nbytes != size:
+                return self._buffer(size)
+            direct[request.key] = place
+            return place
+
+        for unit, data in zip(units, self.store.read(map(Request, by_key), room), strict=True):
+            if data is None:
+                self._missing(unit)
+            elif data is not direct.get(unit.key):
+                self._decode(unit, data)
+
+    def _direct(self, unit: _Unit) -> memoryview | None:
+        """The memory of a whole unit that is stored as memory has it."""
+        if not self.chain.plain or unit.out.shape != self._grid.unit or not unit.out.flags.c_contiguous:
+            return None
+        return unit.out.reshape(-1).view(np.uint8).data
+
+    def _decode(self, unit: _Unit, data: memoryview) -> None:
+        try:
+            self.chain.decode(data, unit.out, unit.start)
+        except ChunkError as error:
+            raise self._damaged(unit.key, str(error)) from None
+
+    def _read_parts(self, units: list[_Unit]) -> None:
+        size, first = self.chain.index_span if units else (0, False)
+        ends = (Request(unit.key, 0, size) if first else Request(unit.key, -size) for unit in units)
+        wanted: list[tuple[_Unit, list[Part]]] = []
+        for unit, index in zip(units, self.store.read(ends, lambda _, size: memoryview(bytearray(size))), strict=True):
+            if index is None:
+                self._missing(unit)
+                continue
+            if len(index) < size:
+                raise self._damaged(unit.key, "it is cut off: its index is missing")
+            try:
+                wanted.append((unit, list(self.chain.parts(index, None, unit.start, unit.out.shape))))
+            except ChunkError as error:
+                raise self._damaged(unit.key, str(error)) from None
+        runs = [(unit, run) for unit, parts in wanted for run in _runs(parts, unit.out, self.chain)]
+        spans = (Request(unit.key, *_span(run)) for unit, run in runs)
+        for (unit, run), data in zip(runs, self.store.read(spans, lambda _, size: self._buffer(size)), strict=True):
+            start, stop = _span(run)
+            if data is None:
+                raise self._gone(unit.key)
+            if len(data) < stop - start:
+                raise self._damaged(unit.key, f"its index points past its end (bytes {start} to {stop})")
+            for part in run:
+                assert part.span is not None
+                at = part.span[0] - start
+                try:
+                    self.chain.decode_part(data[at : at + part.span[1]], part, unit.out)
+                except ChunkError as error:
+                    raise self._damaged(unit.key, str(error)) from None
+
+    def _missing(self, unit: _Unit) -> None:
+        if self._stored is not None:
+            raise self._gone(unit.key)
+        unit.out[...] = self._fill[0]
+
+    def _gone(self, key: str) -> SourceChangedError:
+        return SourceChangedError(f"{self.store.where(key)}: was deleted while it was read; restore it and run again")
+
+    def _damaged(self, key: str, what: str) -> CorruptError:
+        return CorruptError(f"{self.store.where(key)}: cannot be decoded: {what}")
+
+    def _buffer(self, size: int) -> memoryview:
+        """Memory of this thread, which is used again for the next chunk."""
+        buffer: Array | None = getattr(self._memory, "buffer", None)
+        if buffer is None or buffer.size < size:
+            self._memory.buffer = None  # free it before the next is allocated
+            buffer = self._memory.buffer = np.empty(size, np.uint8)
+        return buffer[:size].data
+
+    def commit(self, payloads: list[Any]) -> None:
+        pass
+
+
+def _span(run: list[Part]) -> tuple[int, int]:
+    """The bytes of a shard from the first part of a run to the last."""
+    spans = [part.span for part in run if part.span is not None]
+    return spans[0][0], max(offset + length for offset, length in spans)
+
+
+def _runs(parts: list[Part], out: Array, chain: CodecChain) -> Iterator[list[Part]]:
+    """Parts that lie close together in a shard, to be read at once; the places of those that are not stored are filled."""
+    held = []
+    for part in parts:
+        if part.span is None:
+            chain.decode_part(b"", part, out)
+        else:
+            held.append((part.span, part))
+    run: list[Part] = []
+    for (offset, length), part in sorted(held, key=lambda pair: pair[0]):
+        if run and (offset - _span(run[-1:])[1] > _GAP or offset + length - _span(run[:1])[0] > _LONGEST):
+            yield run
+            run = []
+        run.append(part)
+    if run:
+        yield run
+
+
+class Written(Protocol):
+    """Takes notice of keys that were written, to flush them to disk later."""
+
+    def wrote(self, keys: Iterable[str]) -> None: ...
+
+
+class ChunkWriter(_Chunked):
+    """Writes boxes of whole chunks (or shards), from any number of threads."""
+
+    def __init__(
+        self, store: Store, key: str, info: ArrayInfo, document: ArrayDocument, write_empty: bool, written: Written | None = None
+    ) -> None:
+        """Raises UnknownCodec where the array's codecs are not known here.
+
+        key: of the array, in the store.
+        write_empty: chunks of nothing but fill value are written too; shards never.
+        written: is told what was written, when it is committed.
+        """
+        super().__init__(store, key, info, document)
+        self._write_empty, self._written = write_empty, written
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.store, self._key, self.info, self._document, self._write_empty, self._written)
+
+    def write(self, region: Box, y: Array) -> Box:
+        self.store.write(self._encoded(region, y))
+        return region
+
+    def _encoded(self, region: Box, y: Array) -> Iterator[tuple[str, Pieces]]:
+        for number in self._grid.units(region):
+            index = self._grid.index(number)
+            chunk = y[self._grid.box(index).within(region) or ...]
+            if not self._write_empty and self.chain.is_fill(chunk):
+                continue
+            if (pieces := self.chain.encode(chunk)) is not None:
+                yield self._unit_key(index), pieces
+
+    def commit(self, payloads: list[Any]) -> None:
+        if self._written is not None:
+            self._written.wrote(self._unit_key(self._grid.index(number)) for region in payloads for number in self._grid.units(region))
+
+    def state(self) -> Any:
+        return None
