@@ -145,7 +145,7 @@ class CodecChain:
                 raise UnknownCodec("bytes with unknown settings")
             stored = dtype.newbyteorder("<" if endian == "little" else ">") if dtype.itemsize > 1 else dtype
         else:
-            shard = _Shard.of(settings, tuple(shape[axis] for axis in order), dtype, fill)
+            shard = _Shard.v3(settings, tuple(shape[axis] for axis in order), dtype, fill)
         for name, settings in named:
             stages.append(filter_v3(name, settings, dtype.itemsize))
         return cls(shape, dtype, stored, fill, order, stages, shard)
@@ -197,7 +197,7 @@ class CodecChain:
         direct: whole chunks only are decoded, to arrays in C order.
         """
         if self._shard is not None:
-            return self._shard.inner.decode_memory() + 64 * self._shard.count
+            return self._shard.inner.decode_memory() + 64 * self._shard.index.count
         total, direct = 0, direct and self._in_order
         for number, stage in enumerate(self._stages):
             if isinstance(stage, Compressor):
@@ -211,7 +211,7 @@ class CodecChain:
         """Bytes that encoding takes in each thread at most, beside the array, the encoded chunk among them. direct: see `decode_memory`."""
         if self._shard is not None:
             inner = self._shard.inner
-            return inner.encode_memory() + self._shard.count * (inner.nbytes + inner.nbytes // 128 + 1024)
+            return inner.encode_memory() + self._shard.index.count * (inner.nbytes + inner.nbytes // 128 + 1024)
         total = 0 if direct and self._in_order else self.nbytes
         for number, stage in enumerate(self._stages):
             if isinstance(stage, Compressor):
@@ -363,7 +363,7 @@ class CodecChain:
     def index_span(self) -> tuple[int, bool]:
         """(bytes of the index of a shard, whether they are its first, or else its last)."""
         assert self._shard is not None
-        return self._shard.index_size, self._shard.at_start
+        return self._shard.index.size, self._shard.index.at_start
 
     def parts(self, index: Any, size: int | None, start: Shape, shape: Shape) -> Iterator[Part]:
         """The inner chunks that hold the part of a shard that begins at `start` and has `shape`.
@@ -374,9 +374,9 @@ class CodecChain:
         """
         assert self._shard is not None
         try:
-            spans = self._shard.spans(as_bytes(index), size)
+            spans = self._shard.index.spans(as_bytes(index), size)
         except Damage as damage:
-            raise ChunkError(f"its index {damage} ({'first' if self._shard.at_start else 'last'} {self._shard.index_size} bytes)") from None
+            raise ChunkError(f"{damage} ({'first' if self._shard.index.at_start else 'last'} {self._shard.index.size} bytes)") from None
         stored = [tuple(values[axis] for axis in self._order) for values in (start, shape)]
         for span, inside, to in self._shard.parts(spans, *stored):
             yield Part(span, tuple(inside[i] for i in self._inverse), tuple(to[i] for i in self._inverse))
@@ -392,56 +392,88 @@ class CodecChain:
         self._shard.inner.decode(encoded, view.transpose(self._order), inside, part.span[0])
 
 
-class _Shard:
-    """The codec sharding_indexed, from array to bytes (Zarr v3 specification, "Sharding codec")."""
+class ShardIndex:
+    """Where the inner chunks of a shard are (Zarr v3 specification, "Sharding codec")."""
 
-    def __init__(self, shape: Shape, inner: CodecChain, index: CodecChain, at_start: bool) -> None:
-        self.grid = tuple(n // m for n, m in zip(shape, inner.shape, strict=True))
-        self.inner, self._index, self.at_start = inner, index, at_start
-        assert index.encoded_size is not None
-        self.index_size, self.count = index.encoded_size, prod(self.grid)
+    def __init__(self, shape: Shape, chunk: Any, codecs: Any, location: Any) -> None:
+        """Raises UnknownCodec.
 
-    @classmethod
-    def of(cls, settings: dict[str, Any], shape: Shape, dtype: np.dtype[Any], fill: bytes) -> _Shard:
-        chunk = settings.pop("chunk_shape", None)
-        codecs, index_codecs = settings.pop("codecs", None), settings.pop("index_codecs", None)
-        location = settings.pop("index_location", "end")
-        if settings or location not in ("start", "end") or not isinstance(codecs, (list, tuple)):
-            raise UnknownCodec("sharding_indexed with unknown settings")
+        shape: of the shard, in elements.
+        chunk, codecs, location: chunk_shape, index_codecs and index_location, as the document has them.
+        """
+        if location not in ("start", "end") or not isinstance(codecs, (list, tuple)):
+            raise UnknownCodec("sharding_indexed with an unknown index")
         if not isinstance(chunk, (list, tuple)) or len(chunk) != len(shape) or not all(type(n) is int and n > 0 for n in chunk):
             raise UnknownCodec("sharding_indexed without a chunk_shape")
-        if any(n % m for n, m in zip(shape, chunk, strict=True)) or not isinstance(index_codecs, (list, tuple)):
-            raise UnknownCodec("sharding_indexed whose shards are not made of whole chunks, or without index_codecs")
-        grid = tuple(n // m for n, m in zip(shape, chunk, strict=True))
-        index = CodecChain.v3(index_codecs, (*grid, 2), np.dtype("<u8"), b"\xff" * 8)
-        if index.encoded_size is None:
+        if any(n % m for n, m in zip(shape, chunk, strict=True)):
+            raise UnknownCodec("sharding_indexed whose shards are not made of whole chunks")
+        self.chunk: Shape = tuple(chunk)
+        self.at_start: bool = location == "start"
+        self.grid: Shape = tuple(n // m for n, m in zip(shape, chunk, strict=True))
+        self.count = prod(self.grid)
+        self._chain = CodecChain.v3(codecs, (*self.grid, 2), np.dtype("<u8"), b"\xff" * 8)
+        if self._chain.encoded_size is None:
             raise UnknownCodec("sharding_indexed with an index of no fixed size")
-        return cls(shape, CodecChain.v3(codecs, tuple(chunk), dtype, fill), index, location == "start")
+        self.size: int = self._chain.encoded_size
+
+    def of(self, shard: Bytes) -> NDArray[np.uint64]:
+        """As `spans`, by the index in a whole shard."""
+        if shard.size < self.size:
+            raise Damage("is cut off: its index is missing")
+        return self.spans(shard[: self.size] if self.at_start else shard[shard.size - self.size :], shard.size)
+
+    def spans(self, index: Bytes, size: int | None) -> NDArray[np.uint64]:
+        """(offset, length) of each inner chunk, of shape (count, 2).
+
+        index: its bytes.
+        size: of the shard, in bytes; None where that is not known.
+        Raises Damage where it points past the end, or chunks overlap.
+        """
+        table = np.empty((*self.grid, 2), "<u8")
+        try:
+            self._chain.decode(index, table)
+        except ChunkError as error:
+            raise Damage(f"its index {error}") from None
+        spans: NDArray[np.uint64] = table.reshape(-1, 2).astype(np.uint64, copy=False)
+        held = spans[(spans != _ABSENT).any(axis=1)]
+        end = np.uint64((1 << 63 if size is None else size) - (0 if self.at_start else self.size))
+        first = np.uint64(self.size if self.at_start else 0)
+        offsets, lengths = held[:, 0], held[:, 1]
+        if (lengths > end).any() or (offsets > end - lengths).any():
+            raise Damage("its index points past its end")
+        order = np.argsort(offsets, kind="stable")
+        ends = (offsets + lengths)[order]
+        if (offsets < first).any() or (offsets[order][1:] < ends[:-1]).any():
+            raise Damage("its index has chunks that overlap")
+        return spans
+
+    def encode(self, spans: NDArray[np.uint64]) -> list[Bytes]:
+        """The bytes of the index, in pieces."""
+        pieces = self._chain.encode_pieces(spans.reshape(*self.grid, 2))
+        assert pieces is not None
+        return pieces
+
+
+class _Shard:
+    """The codec sharding_indexed, from array to bytes."""
+
+    def __init__(self, index: ShardIndex, inner: CodecChain) -> None:
+        self.index, self.inner = index, inner
+
+    @classmethod
+    def v3(cls, settings: dict[str, Any], shape: Shape, dtype: np.dtype[Any], fill: bytes) -> _Shard:
+        codecs = settings.pop("codecs", None)
+        index = ShardIndex(
+            shape, settings.pop("chunk_shape", None), settings.pop("index_codecs", None), settings.pop("index_location", "end")
+        )
+        if settings or not isinstance(codecs, (list, tuple)):
+            raise UnknownCodec("sharding_indexed with unknown settings")
+        return cls(index, CodecChain.v3(codecs, index.chunk, dtype, fill))
 
     @property
     def limit(self) -> int:
         """Bytes of inner chunks as large as they may be, and of the index."""
-        return self.count * self.inner.encoded_limit + self.index_size
-
-    def spans(self, index: Bytes, size: int | None) -> NDArray[np.uint64]:
-        """(offset, length) of each inner chunk, of shape (count, 2). Raises Damage where they point past `size`, or overlap."""
-        table = np.empty((*self.grid, 2), "<u8")
-        try:
-            self._index.decode(index, table)
-        except ChunkError as error:
-            raise Damage(str(error)) from None
-        spans: NDArray[np.uint64] = table.reshape(-1, 2).astype(np.uint64, copy=False)
-        held = spans[(spans != _ABSENT).any(axis=1)]
-        end = np.uint64((1 << 63 if size is None else size) - (0 if self.at_start else self.index_size))
-        first = np.uint64(self.index_size if self.at_start else 0)
-        offsets, lengths = held[:, 0], held[:, 1]
-        if (lengths > end).any() or (offsets > end - lengths).any():
-            raise Damage("points past its end")
-        order = np.argsort(offsets, kind="stable")
-        ends = (offsets + lengths)[order]
-        if (offsets < first).any() or (offsets[order][1:] < ends[:-1]).any():
-            raise Damage("has chunks that overlap")
-        return spans
+        return self.index.count * self.inner.encoded_limit + self.index.size
 
     def parts(
         self, spans: NDArray[np.uint64], start: Shape, shape: Shape
@@ -451,7 +483,7 @@ class _Shard:
         for index in product(*ranges):
             number = 0
             inside, to = [], []
-            for i, count, a, n, m in zip(index, self.grid, start, shape, self.inner.shape, strict=True):
+            for i, count, a, n, m in zip(index, self.index.grid, start, shape, self.inner.shape, strict=True):
                 number = number * count + i
                 low, high = max(i * m, a), min(i * m + m, a + n)
                 inside.append(slice(low - i * m, high - i * m))
@@ -461,13 +493,7 @@ class _Shard:
             yield span, tuple(inside), tuple(to)
 
     def decode(self, data: Bytes, view: Array, start: Shape, at: int) -> None:
-        if data.size < self.index_size:
-            raise Damage("is cut off: its index is missing")
-        index = data[: self.index_size] if self.at_start else data[data.size - self.index_size :]
-        try:
-            spans = self.spans(index, data.size)
-        except Damage as damage:
-            raise Damage(f"its index {damage}") from None
+        spans = self.index.of(data)
         fill = self.inner._fill[0]
         for span, inside, to in self.parts(spans, start, view.shape):
             if span is None:
@@ -477,9 +503,9 @@ class _Shard:
                 self.inner.decode(data[offset : offset + length], view[to], tuple(part.start for part in inside), at + offset)
 
     def encode(self, view: Array) -> list[Bytes] | None:
-        table = np.full((self.count, 2), _ABSENT, "<u8")
+        table = np.full((self.index.count, 2), _ABSENT, "<u8")
         pieces: list[Bytes] = []
-        offset = self.index_size if self.at_start else 0
+        offset = self.index.size if self.index.at_start else 0
         for number, index in self._written:
             box = tuple(slice(i * m, i * m + m) for i, m in zip(index, self.inner.shape, strict=True))
             chunk = view[box]
@@ -494,17 +520,17 @@ class _Shard:
             pieces += encoded
         if not pieces:
             return None
-        encoded_index = self._index.encode_pieces(table.reshape(*self.grid, 2))
-        assert encoded_index is not None
-        return encoded_index + pieces if self.at_start else pieces + encoded_index
+        index_pieces = self.index.encode(table)
+        return index_pieces + pieces if self.index.at_start else pieces + index_pieces
 
     @cached_property
     def _written(self) -> list[tuple[int, Shape]]:
         """Number and index of all inner chunks, in the order in which zarr writes them: that of their Morton codes."""
-        indices = np.indices(self.grid).reshape(len(self.grid), self.count)
-        codes, bit = np.zeros(self.count, np.uint64), 0
-        for level in range(max(((n - 1).bit_length() for n in self.grid), default=0)):
-            for axis, n in enumerate(self.grid):
+        grid = self.index.grid
+        indices = np.indices(grid).reshape(len(grid), self.index.count)
+        codes, bit = np.zeros(self.index.count, np.uint64), 0
+        for level in range(max(((n - 1).bit_length() for n in grid), default=0)):
+            for axis, n in enumerate(grid):
                 if level < (n - 1).bit_length():
                     codes |= ((indices[axis].astype(np.uint64) >> np.uint64(level)) & np.uint64(1)) << np.uint64(bit)
                     bit += 1

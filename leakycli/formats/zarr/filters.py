@@ -196,12 +196,7 @@ class _Blosc(Compressor):
         self._blosc, self._settings, self._typesize = blosc, (cname.encode(), clevel, shuffle, blocksize), typesize
 
     def decode(self, data: Bytes, out: Bytes) -> None:
-        # The library believes the header, and reads what it tells of in whatever memory follows.
-        if data.size < 16:
-            raise Damage("is cut off (blosc)")
-        size, block, encoded = data[4:16].view("<u4").tolist()
-        if encoded != data.size:
-            raise Damage(f"is {'cut off' if encoded > data.size else 'longer than it says'}: its header tells of {encoded} bytes (blosc)")
+        size, block = check_blosc(data)
         if size != out.size:
             raise Damage(f"holds {size} bytes, where {out.size} belong (blosc)")
         if data[3] == 0 or not 0 < block <= size:
@@ -361,6 +356,19 @@ class _Lzma(_Streamed):
 def as_bytes(data: Any) -> Bytes:
     """Anything that has a buffer, as bytes."""
     return np.frombuffer(data, np.uint8)
+
+
+def check_blosc(data: Bytes) -> tuple[int, int]:
+    """(size of the content, of a block), by the header. Raises Damage.
+
+    The library believes the header, and would read what it tells of in whatever memory follows.
+    """
+    if data.size < 16:
+        raise Damage("is cut off (blosc)")
+    size, block, encoded = data[4:16].view("<u4").tolist()
+    if encoded != data.size:
+        raise Damage(f"is {'cut off' if encoded > data.size else 'longer than it says'}: its header tells of {encoded} bytes (blosc)")
+    return size, block
 
 
 def _zstd_tables(level: int, size: int) -> int:
