@@ -89,18 +89,22 @@ def test_it_keeps_the_contract_of_readers_and_writers(name: str, tmp_path: Path)
     check_box_writer(opened, lambda: read(layout, tmp_path / "b", "zarr"), data, grid)
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda data: data[:-3], lambda data: data[:9], lambda data: data + bytes(9)], ids=["cut", "short", "long"]
-)
-@pytest.mark.parametrize("name", UNKNOWN)
-def test_blosc_is_not_given_what_its_header_is_wrong_of(name: str, damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "cut": lambda data: data[:-3],
+    "short": lambda data: data[:9],
+    "long": lambda data: data + bytes(9),
+}
+
+#: What follows the last chunk of a shard belongs to nobody.
+DAMAGED = [(name, damage) for name in UNKNOWN for damage in DAMAGE if (name, damage) != ("in shards, index first", "long")]
+
+
+@pytest.mark.parametrize(("name", "damage"), DAMAGED)
+def test_blosc_is_not_given_what_its_header_is_wrong_of(name: str, damage: str, tmp_path: Path) -> None:
     layout = UNKNOWN[name]
     write(layout, tmp_path, "zarr")
     path = tmp_path / layout.key((0, 0))
-    bad = damage(path.read_bytes())
-    path.write_bytes(bad)
-    if len(bad) > 100 and "first" in name:
-        pytest.skip("what follows the last chunk of a shard is nobody's")
+    path.write_bytes(DAMAGE[damage](path.read_bytes()))
     with pytest.raises(CorruptError, match=r"0.0: cannot be decoded: "):
         reader(layout, tmp_path).read(Box((0, 0), (8, 5)), np.empty(160, np.uint8))
 
