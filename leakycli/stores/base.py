@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
+#: Requests that are made at once, where that is quicker. More would hardly be, and the answers to all are held.
+AT_ONCE = 32
+
 
 class Request(NamedTuple):
     """An object by its key, or the bytes `start` up to `stop` of it; a negative `start` counts from its end."""

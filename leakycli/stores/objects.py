@@ -7,11 +7,8 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, Protocol
 
-from leakycli.stores.base import Pieces, Request, Room
+from leakycli.stores.base import AT_ONCE, Pieces, Request, Room
 from leakycli.stores.remote import Remote
-
-#: Requests at once. More would be waited for no longer, but all their answers are held.
-_AT_ONCE = 32
 
 
 class Objects:
@@ -31,7 +28,7 @@ class Objects:
 
     def read(self, requests: Iterable[Request], room: Room) -> Iterator[memoryview | None]:
         waiting = iter(requests)
-        while together := list(islice(waiting, _AT_ONCE)):
+        while together := list(islice(waiting, AT_ONCE)):
             found = self._remote.run(self._all(together))
             for number, data in enumerate(found):
                 found[number] = None  # one that is done with makes room
@@ -54,7 +51,7 @@ class Objects:
     def write(self, objects: Iterable[tuple[str, Pieces]]) -> None:
         waiting = iter(objects)
         # Each is put together for its request: no more are taken than are sent.
-        while together := {key: b"".join(pieces) for key, pieces in islice(waiting, _AT_ONCE)}:
+        while together := {key: b"".join(pieces) for key, pieces in islice(waiting, AT_ONCE)}:
             self._remote.write_all(together)
 
     def close(self) -> None:

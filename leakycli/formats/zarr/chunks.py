@@ -19,7 +19,7 @@ from leakycli.formats.base import Array, ArrayInfo
 from leakycli.formats.zarr.codecs import ChunkError, CodecChain, Part
 from leakycli.formats.zarr.metadata import ArrayDocument
 from leakycli.regions import Box, Grid, Index, Presence
-from leakycli.stores.base import Pieces, Request, Store
+from leakycli.stores.base import AT_ONCE, Pieces, Request, Store
 
 #: Gaps between inner chunks of a shard, in bytes, that are read along with them.
 _GAP = 1 << 16
@@ -99,8 +99,7 @@ class ChunkReader(_Chunked):
         divided: list[_Unit] = []
         for unit in self._units(region, x):
             (divided if self._by_parts(unit) else whole).append(unit)
-        self._read_whole(whole)
-        self._read_parts(divided)
+        self._read_parts(divided + self._read_whole(whole))
         return x, None
 
     def _units(self, region: Box, x: Array) -> Iterator[_Unit]:
@@ -117,15 +116,25 @@ class ChunkReader(_Chunked):
 
     def _by_parts(self, unit: _Unit) -> bool:
         """Whether reading the inner chunks that are wanted saves half of a shard or more."""
-        return self.store.parts and self.chain.divisible and 2 * unit.out.size <= prod(self._grid.unit)
+        return self._divides and 2 * unit.out.size <= prod(self._grid.unit)
 
-    def _read_whole(self, units: list[_Unit]) -> None:
+    @property
+    def _divides(self) -> bool:
+        return self.store.parts and self.chain.divisible
+
+    def _read_whole(self, units: list[_Unit]) -> list[_Unit]:
+        """Read units at once; returns those that are to be read by parts instead."""
+        large: list[_Unit] = []
         by_key = {unit.key: unit for unit in units}
         direct: dict[str, memoryview] = {}
 
         def room(request: Request, size: int) -> memoryview:
             if size > self.chain.encoded_limit:
-                raise self._damaged(request.key, f"it has {size} bytes, where at most {self.chain.encoded_limit} belong")
+                if self._divides:
+                    # Between its inner chunks there may be anything, as after they were written anew.
+                    large.append(by_key[request.key])
+                    return memoryview(b"")
+                raise self._damaged(request.key, f"has {size} bytes, where at most {self.chain.encoded_limit} belong")
             place = self._direct(by_key[request.key])
             if place is None or place.nbytes != size:
                 return self._buffer(size)
@@ -135,8 +144,9 @@ class ChunkReader(_Chunked):
         for unit, data in zip(units, self.store.read(map(Request, by_key), room), strict=True):
             if data is None:
                 self._missing(unit)
-            elif data is not direct.get(unit.key):
+            elif data is not direct.get(unit.key) and unit not in large[-1:]:
                 self._decode(unit, data)
+        return large
 
     def _direct(self, unit: _Unit) -> memoryview | None:
         """The memory of a whole unit that is stored as memory has it."""
@@ -159,11 +169,17 @@ class ChunkReader(_Chunked):
                 self._missing(unit)
                 continue
             if len(index) < size:
-                raise self._damaged(unit.key, "it is cut off: its index is missing")
+                raise self._damaged(unit.key, "is cut off: its index is missing")
             try:
-                wanted.append((unit, list(self.chain.parts(index, None, unit.start, unit.out.shape))))
+                parts = list(self.chain.parts(index, None, unit.start, unit.out.shape))
             except ChunkError as error:
                 raise self._damaged(unit.key, str(error)) from None
+            most = self.chain.inner.encoded_limit
+            for offset, length in (part.span for part in parts if part.span is not None):
+                if length > most:
+                    where = f"bytes {offset} to {offset + length}"
+                    raise self._damaged(unit.key, f"has {length} bytes, where at most {most} belong ({where})")
+            wanted.append((unit, parts))
         runs = [(unit, run) for unit, parts in wanted for run in _runs(parts, unit.out, self.chain)]
         spans = (Request(unit.key, *_span(run)) for unit, run in runs)
         for (unit, run), data in zip(runs, self.store.read(spans, lambda _, size: self._buffer(size)), strict=True):
@@ -179,6 +195,16 @@ class ChunkReader(_Chunked):
                     self.chain.decode_part(data[at : at + part.span[1]], part, unit.out)
                 except ChunkError as error:
                     raise self._damaged(unit.key, str(error)) from None
+
+    def memory(self, units: int = 1, direct: bool = False) -> int:
+        """Bytes that reading takes in each thread at most, beside the region's elements.
+
+        units: that a region touches.
+        direct: regions are made of whole chunks and read to arrays in C order.
+        """
+        nbytes = self.chain.nbytes
+        encoded = 0 if direct and self.chain.plain and not self.store.requests else nbytes + nbytes // 128 + 1024
+        return encoded * (min(units, AT_ONCE) if self.store.requests else 1) + self.chain.decode_memory(direct)
 
     def _missing(self, unit: _Unit) -> None:
         if self._stored is not None:
@@ -263,6 +289,14 @@ class ChunkWriter(_Chunked):
                 continue
             if (pieces := self.chain.encode(chunk)) is not None:
                 yield self._unit_key(index), pieces
+
+    def memory(self, units: int = 1, direct: bool = False) -> int:
+        """Bytes that writing takes in each thread at most, beside the region's elements; see `ChunkReader.memory`."""
+        each = self.chain.encode_memory(direct)
+        if not self.store.requests:
+            return each
+        encoded = self.chain.nbytes + self.chain.nbytes // 128 + 1024
+        return each + encoded * min(units, AT_ONCE)
 
     def commit(self, payloads: list[Any]) -> None:
         if self._written is not None:

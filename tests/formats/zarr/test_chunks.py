@@ -5,12 +5,18 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import subprocess
+import sys
+import threading
+import tracemalloc
 import uuid
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import pytest
 
@@ -341,3 +347,114 @@ def test_arrays_of_any_order_are_written(tmp_path: Path) -> None:
     data: Array = np.asfortranarray(layout.data())
     ChunkWriter(Directory(str(tmp_path)), "", info, document, False).write(Box((0,) * data.ndim, data.shape), data)
     assert same(read_ours(layout, tmp_path), layout.data())
+
+
+def _with_gap(gap: int) -> bytes:
+    """A shard of `SHARDED` whose second half of chunks lies far from the first, as after chunks were written anew."""
+    data = np.arange(16, dtype="f4")
+    chain = SHARDED.chain()
+    encoded = b"".join(chain.encode(data) or ())
+    size, _ = chain.index_span
+    spans = np.frombuffer(encoded[-size:-4], "<u8").reshape(4, 2).copy()
+    cut = int(spans[2, 0])
+    spans[2:, 0] += gap
+    index = spans.tobytes()
+    return b"".join((encoded[:cut], bytes(gap), encoded[cut:-size], index, google_crc32c.value(index).to_bytes(4, "little")))
+
+
+def test_a_shard_with_a_large_gap_is_read_by_parts(tmp_path: Path) -> None:
+    info, document = info_of(SHARDED)
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c/0").write_bytes(_with_gap(9 << 20))
+    (tmp_path / "c/1").write_bytes(_with_gap(9))
+    reader = ChunkReader(Directory(str(tmp_path)), "", info, document, None)
+    reader.read(Box((0,), (32,)), np.empty(128, np.uint8))
+    tracemalloc.start()
+    try:
+        found, _ = reader.read(Box((0,), (32,)), np.empty(128, np.uint8))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert found.tolist() == [*range(16), *range(16)]
+    assert peak < 1 << 20
+
+
+def test_an_inner_chunk_that_claims_too_much_is_not_read(tmp_path: Path) -> None:
+    info, document = info_of(SHARDED)
+    chain, big = SHARDED.chain(), 1 << 30
+    encoded = b"".join(chain.encode(np.arange(16, dtype="f4")) or ())
+    spans = np.array([[0, big], *[[2**64 - 1] * 2] * 3], "<u8").tobytes()
+    (tmp_path / "c").mkdir()
+    with open(tmp_path / "c/0", "wb") as file:
+        file.write(encoded)
+        file.truncate(big)
+        file.seek(big)
+        file.write(spans + google_crc32c.value(spans).to_bytes(4, "little"))
+    reader = ChunkReader(Directory(str(tmp_path)), "", info, document, None)
+    for stop in (16, 3):
+        with pytest.raises(CorruptError, match=rf"has {big} bytes, where at most \d+ belong \(bytes 0 to {big}\)"):
+            reader.read(Box((0,), (stop,)), np.empty(64, np.uint8))
+
+
+class _NoRanges(BaseHTTPRequestHandler):
+    """Gives a file as a whole, whatever part was asked for."""
+
+    def do_GET(self) -> None:
+        data = (self.server.folder / self.path.strip("/")).read_bytes()  # type: ignore[attr-defined]
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_web_server_that_knows_no_ranges(tmp_path: Path) -> None:
+    write_ours(SHARDED, tmp_path)
+    info, document = info_of(SHARDED)
+    with ThreadingHTTPServer(("127.0.0.1", 0), _NoRanges) as server:
+        server.folder = tmp_path  # type: ignore[attr-defined]
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        remote = Remote(f"http://127.0.0.1:{server.server_address[1]}", {})
+        found, _ = ChunkReader(Objects(remote), "", info, document, None).read(Box((33,), (37,)), np.empty(64, np.uint8))
+        server.shutdown()
+    assert found.tolist() == SHARDED.data()[33:37].tolist()
+
+
+# Memory
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peaks are those of Linux")
+@pytest.mark.parametrize("codec", ["raw", "zstd-checked", "gzip-fast", "blosc-zstd"])
+def test_what_coding_takes_is_what_was_projected(codec: str) -> None:
+    tail = next(layout for layout in LAYOUTS if layout.name.startswith(f"v3-{codec}-chunks")).document["codecs"]
+    tail = [each for each in tail if each["name"] not in ("transpose", "bytes")]
+    code = f"""
+import sys
+import numpy as np
+from leakycli.formats.zarr.codecs import CodecChain
+def chain(n):
+    return CodecChain.v3([{LITTLE!r}, *{tail!r}], (n,), np.dtype("f4"), bytes(4))
+def memory(field):
+    return int(next(line for line in open("/proc/self/status") if line.startswith(field)).split()[1]) << 10
+def peak(work):
+    open("/proc/self/clear_refs", "w").write("5")
+    before = memory("VmRSS")
+    found = work()
+    return memory("VmHWM") - before, found
+def there_and_back(n):
+    big, x, out = chain(n), np.random.default_rng(0).normal(size=n).astype("f4"), np.ones(n, "f4")
+    encoding, pieces = peak(lambda: big.encode(x))
+    data = b"".join(pieces)
+    del pieces
+    decoding, _ = peak(lambda: big.decode(data, out))
+    assert out.tobytes() == x.tobytes()
+    return encoding, big.encode_memory(True), decoding, big.decode_memory(True)
+there_and_back(1000)
+print(*there_and_back(1 << 20))
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    encoding, projected, decoding, projected_decoding = map(int, ran.stdout.split())
+    assert encoding <= projected + (1 << 19)
+    assert decoding <= projected_decoding + (1 << 19)
