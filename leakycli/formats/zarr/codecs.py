@@ -162,6 +162,8 @@ class CodecChain:
         """
         stages: list[Filter | Compressor] = []
         itemsize = dtype.itemsize
+        if not isinstance(filters, (list, tuple, type(None))):
+            raise UnknownCodec("filters that are no list")
         for codec in (*(filters or ()), *(() if compressor is None else (compressor,))):
             settings = dict(codec) if isinstance(codec, dict) else {}
             stages.append(stage := filter_v2(str(settings.pop("id", None)), settings, itemsize))
@@ -542,8 +544,11 @@ class _Shard:
 
 
 def _named(codec: Any) -> tuple[str, dict[str, Any]]:
-    if isinstance(codec, str):
-        return codec, {}
-    if not isinstance(codec, dict) or not isinstance(codec.get("name"), str) or not isinstance(codec.get("configuration") or {}, dict):
+    """Name and settings of a codec; settings may be left out by those that need none."""
+    fields = {"name": codec} if isinstance(codec, str) else codec
+    if not isinstance(fields, dict) or not isinstance(name := fields.get("name"), str):
         raise UnknownCodec("a codec without a name")
-    return codec["name"], dict(codec.get("configuration") or {})
+    settings = fields.get("configuration", {} if name in ("bytes", "crc32c") else None)
+    if not isinstance(settings, dict):
+        raise UnknownCodec(f"{name[:80]} without a configuration")
+    return name, dict(settings)

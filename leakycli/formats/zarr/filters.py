@@ -444,14 +444,9 @@ def filter_v3(name: str, settings: dict[str, Any], itemsize: int) -> Filter | Co
     if name == "zstd":
         return _made("zstd", {"level": 0, "checksum": False, **settings}, 1)
     if name == "blosc":
-        usual = {
-            "cname": "zstd",
-            "clevel": 5,
-            "blocksize": 0,
-            "typesize": itemsize,
-            "shuffle": "bitshuffle" if itemsize == 1 else "shuffle",
-        }
-        merged = usual | {key: value for key, value in settings.items() if value is not None}
+        by_type = {"typesize": itemsize, "shuffle": "bitshuffle" if itemsize == 1 else "shuffle"}
+        merged = {"cname": "zstd", "clevel": 5, "blocksize": 0, **settings}
+        merged |= {key: value for key, value in by_type.items() if merged.get(key) is None}
         shuffles = ("noshuffle", "shuffle", "bitshuffle")
         if merged["shuffle"] not in shuffles:
             raise UnknownCodec("blosc with an unknown shuffle")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import copy
 import gzip
 import lzma
 import random
@@ -12,8 +13,9 @@ import sys
 import tracemalloc
 import types
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -395,3 +397,69 @@ assert out.tolist() == list(range(9))
 print([name for name in ("zarr", "numcodecs") if name in sys.modules])
 """
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where there is something in a JSON value: the keys and positions that lead to it."""
+    pairs = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in pairs:
+        yield (*path, key)
+        yield from _places(inner, (*path, key))
+
+
+#: What a document may say instead of what it should.
+_WRONG = (None, True, -1, 0, 1, 2, 3, 10, 23, 1.5, "", "zstd", "big", "start", "F", [], [0], {}, {"id": "zlib"}, {"name": "crc32c"})
+
+
+def _mutated(codecs: Any, rng: random.Random) -> Any:
+    """`codecs` with something in them replaced, left out, doubled, renamed or swapped."""
+    found = copy.deepcopy(codecs)
+    *path, last = rng.choice(list(_places(found)))
+    around = found
+    for key in path:
+        around = around[key]
+    match rng.randrange(6):
+        case 0 | 1:
+            around[last] = rng.choice(_WRONG)
+        case 2:
+            del around[last]
+        case 3:
+            if isinstance(around, list):
+                around.insert(last, around[last])
+            elif path:
+                around["extra"] = 1
+        case 4:
+            around[last] = around[last] + 1 if isinstance(around[last], int) else rng.choice(_WRONG)
+        case _:
+            if isinstance(around, list):
+                rng.shuffle(around)
+            else:
+                around[last] = copy.deepcopy(rng.choice(list(around.values())))
+    return found
+
+
+@pytest.mark.parametrize("layout", those()[::4])
+def test_codecs_that_are_accepted_are_those_that_zarr_accepts(layout: Layout, tmp_path: Path) -> None:
+    """Whatever the documents say: what is taken here is read by zarr to the same values."""
+    rng = random.Random(layout.seed)
+    accepted = 0
+    for number in range(12):
+        names = ("codecs",) if layout.version == 3 else ("compressor", "filters")
+        fields = _mutated({name: layout.document[name] for name in names}, rng)
+        changed = replace(layout, document={**layout.document, **fields})
+        try:
+            if layout.version == 3 and not isinstance(fields.get("codecs"), list):
+                continue
+            changed.chain()
+        except (UnknownCodec, KeyError):
+            continue
+        accepted += 1
+        path = tmp_path / str(number)
+        try:
+            write_ours(changed, path)
+        except ValueError as error:
+            # Elements of another size than the chunk is made of; zarr fails, too.
+            assert "reshape" in str(error)
+            continue
+        assert same(read(changed, path, "zarr"), layout.data()), fields
+    assert accepted or layout.version == 3
