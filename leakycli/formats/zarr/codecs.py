@@ -146,6 +146,8 @@ class CodecChain:
             stored = dtype.newbyteorder("<" if endian == "little" else ">") if dtype.itemsize > 1 else dtype
         else:
             shard = _Shard.v3(settings, tuple(shape[axis] for axis in order), dtype, fill)
+            if any(n % m for n, m in zip(shape, shard.index.chunk, strict=True)):
+                raise UnknownCodec("shards that are whole chunks only when they are transposed")  # zarr refuses them
         for name, settings in named:
             stages.append(filter_v3(name, settings, dtype.itemsize))
         return cls(shape, dtype, stored, fill, order, stages, shard)

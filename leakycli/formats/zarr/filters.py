@@ -505,7 +505,7 @@ def _made(name: str, settings: dict[str, Any], itemsize: int) -> Filter | Compre
         preset = None if get("preset") is None else number("preset", 0, 9)
         if get("filters") is not None:
             raise UnknownCodec("lzma with filters")
-        if get("check") in (-1, 0, 1, 4, 10):
+        if get("check") in ((-1, 0, 1, 4, 10) if get("format") == 1 else (-1,)):
             return _Lzma(number("format", 1, 2), get("check"), preset)
     if name == "blosc" and get("cname") in ("blosclz", "lz4", "lz4hc", "zlib", "zstd"):
         typesize = itemsize if get("typesize") is None else number("typesize", 1, (1 << 31) - 1)

@@ -335,6 +335,10 @@ def test_bfloat16_passes_as_patterns(tmp_path: Path) -> None:
 # What is not known
 
 
+def _sharded(**settings: Any) -> dict[str, Any]:
+    return {"name": "sharding_indexed", "configuration": {**SHARD[0]["configuration"], **settings}}
+
+
 @pytest.mark.parametrize(
     "codecs",
     [
@@ -351,8 +355,9 @@ def test_bfloat16_passes_as_patterns(tmp_path: Path) -> None:
         [{"name": "transpose", "configuration": {"order": [1, 1]}}, LITTLE],
         [{"name": "transpose", "configuration": {"order": "F"}}, LITTLE],
         [*SHARD, {"name": "zstd", "configuration": {"level": 1}}],
-        [{"name": "sharding_indexed", "configuration": {**SHARD[0]["configuration"], "chunk_shape": [3, 4]}}],
-        [{"name": "sharding_indexed", "configuration": {**SHARD[0]["configuration"], "index_codecs": [LITTLE, {"name": "zstd"}]}}],
+        [_sharded(chunk_shape=[3, 4])],
+        [_sharded(index_codecs=[LITTLE, {"name": "zstd", "configuration": {}}])],
+        [{"name": "transpose", "configuration": {"order": [1, 0]}}, _sharded(chunk_shape=[3, 4])],
         ["bytes", 5],
     ],
     ids=str,
@@ -370,6 +375,7 @@ def test_what_is_not_known_is_left_to_zarr(codecs: list[Any]) -> None:
         {"id": "delta", "dtype": "<i4", "astype": "<i2"},
         {"id": "lzma", "format": 3, "filters": [{"id": 3}]},
         {"id": "vlen-utf8"},
+        {"id": "lzma", "format": 2, "check": 1},
         {"id": "zlib", "level": 10},
         {},
     ],
