@@ -1,16 +1,16 @@
-"""What a store of keys and bytes offers to those who read and write chunks: many objects in a row, or parts of them."""
+"""The interface of stores: objects (files) by key, read and written many at a time."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
-#: Requests that are made at once, where that is quicker. More would hardly be, and the answers to all are held.
+#: Requests in flight at once, in stores where that is faster. All their answers are in memory.
 AT_ONCE = 32
 
 
 class Request(NamedTuple):
-    """An object by its key, or the bytes `start` up to `stop` of it; a negative `start` counts from its end."""
+    """A whole object, or its bytes from `start` to `stop` (not included). A negative `start` counts from the end."""
 
     key: str
     start: int = 0
@@ -21,20 +21,20 @@ class Request(NamedTuple):
         return self.start == 0 and self.stop is None
 
 
-#: Gives memory for what a request asks for, by its size in bytes. It may raise where that is too much.
+#: Returns a buffer for the answer to a request, given its size in bytes. It may raise if that is too much.
 Room = Callable[[Request, int], memoryview]
 
-#: Bytes that are written one after the other.
+#: The content of an object, in pieces.
 Pieces = Sequence[memoryview]
 
 
 class Store(Protocol):
-    """Objects by key, with "/" between the parts of a key. Threads may share it; it pickles as what it takes to open it again."""
+    """Objects by key; "/" separates the parts of a key. Threads may share a store. It pickles as the arguments to open it again."""
 
-    #: Whether a part of an object can be had without the rest.
+    #: Whether it can read a part of an object without the rest.
     parts: bool
 
-    #: Whether many requests at once are quicker than one after the other.
+    #: Whether several requests at once are faster than one after the other.
     requests: bool
 
     def where(self, key: str) -> str:
@@ -42,17 +42,17 @@ class Store(Protocol):
         ...
 
     def read(self, requests: Iterable[Request], room: Room) -> Iterator[memoryview | None]:
-        """What each request asks for, in their order; None where there is no such object.
+        """Yield the answer to each request in order; None for an object that does not exist.
 
-        What is given is good until the next is asked for; it lies in memory that `room` gave, where the store needs any. Of a part that
-        reaches past the end of an object, what there is. Raises StorageError, CorruptError.
+        An answer is valid until the next one. It is in a buffer from `room`, unless the store has it in memory anyway. A part that reaches
+        past the end of its object is shorter than requested. Raises StorageError, CorruptError.
         """
         ...
 
     def write(self, objects: Iterable[tuple[str, Pieces]]) -> None:
-        """Put objects in place, each as a whole or not at all. Raises StorageError."""
+        """Write objects, each completely or not at all. Raises StorageError."""
         ...
 
     def close(self) -> None:
-        """Twice is no error."""
+        """May be called twice."""
         ...

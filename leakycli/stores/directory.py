@@ -1,4 +1,4 @@
-"""Chunks in a directory: files, read with four system calls each, and written under a temporary name first."""
+"""Objects as files in a directory. Reading takes four system calls; writing goes through a temporary name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from leakycli.errors import CorruptError, SourceChangedError, StorageError, shown, storage_error
 from leakycli.stores.base import Pieces, Request, Room
 
-#: Does not wait for whoever writes to a pipe.
+#: Non-blocking: opening a pipe does not wait for its writer.
 _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK
 
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -24,7 +24,7 @@ _MOST_PIECES = 1000
 
 
 class Directory:
-    """A directory, which must be there. Directories below it are made as they are needed; it is not, should someone remove it."""
+    """An existing directory. Directories below it are made on demand; the directory itself is never made again if someone removes it."""
 
     parts = True
     requests = False
@@ -81,7 +81,7 @@ class Directory:
 
     def write(self, objects: Iterable[tuple[str, Pieces]]) -> None:
         for key, pieces in objects:
-            # Those who search for what was left unfinished know this form.
+            # Leftovers of killed runs are found by this form (as zarr's are).
             temporary = f"{key}.{os.urandom(16).hex()}.partial"
             try:
                 fd = self._created(temporary)
@@ -104,19 +104,19 @@ class Directory:
             parts = key.split("/")[:-1]
             for depth in range(len(parts)):
                 try:
-                    # Relative to what was opened: under the path of a directory that was taken away there may be another by now.
+                    # Relative to the open directory: its path may lead to another one by now.
                     os.mkdir("/".join(parts[: depth + 1]), dir_fd=self._root)
                 except FileExistsError:
                     continue
                 except FileNotFoundError:
-                    raise OSError(errno.ENOENT, "it was taken away while it was written") from None
+                    raise OSError(errno.ENOENT, "it was removed while it was written") from None
             return os.open(key, _WRITE, 0o666, dir_fd=self._root)
 
     def _discard(self, key: str) -> None:
         try:
             os.unlink(key, dir_fd=self._root)
         except OSError:
-            pass  # it was not made, or cannot be removed: what went wrong before is what matters
+            pass  # not made, or not removable: the first error is the one to report
 
     def close(self) -> None:
         root, self._root = self._root, _CLOSED
@@ -125,7 +125,7 @@ class Directory:
 
 
 def _write_all(fd: int, pieces: Pieces) -> None:
-    """Write all pieces, however much the system takes at a time."""
+    """Write all pieces, in as many calls as it takes."""
     waiting = [piece for piece in pieces if piece.nbytes]
     while waiting:
         count = os.writev(fd, waiting[:_MOST_PIECES])

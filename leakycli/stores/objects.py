@@ -1,4 +1,4 @@
-"""Chunks behind a URL, or in an archive."""
+"""Objects behind a URL, and members of an archive, as stores."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from leakycli.stores.remote import Remote
 
 
 class Objects:
-    """What is behind a URL, by requests for objects or parts of them."""
+    """Objects behind a URL."""
 
     parts = True
     requests = True
@@ -31,7 +31,7 @@ class Objects:
         while together := list(islice(waiting, AT_ONCE)):
             found = self._remote.run(self._all(together))
             for number, data in enumerate(found):
-                found[number] = None  # one that is done with makes room
+                found[number] = None  # free each answer after use
                 yield None if data is None else memoryview(data)
 
     async def _all(self, requests: list[Request]) -> list[bytes | None]:
@@ -50,7 +50,7 @@ class Objects:
 
     def write(self, objects: Iterable[tuple[str, Pieces]]) -> None:
         waiting = iter(objects)
-        # Each is put together for its request: no more are taken than are sent.
+        # Joins no more objects than are sent at once.
         while together := {key: b"".join(pieces) for key, pieces in islice(waiting, AT_ONCE)}:
             self._remote.write_all(together)
 
@@ -59,14 +59,14 @@ class Objects:
 
 
 def _part(data: bytes, request: Request) -> bytes:
-    """The part that was asked for: a web server that knows no ranges gives all, and fsspec does not tell. It shows in the length."""
+    """The requested part. A web server without range support sends the whole object, which fsspec does not report: the length shows it."""
     if request.start < 0:
         return data[request.start :]
     return data[request.start : request.stop] if len(data) > (request.stop or len(data)) - request.start else data
 
 
 class _Wholes(Protocol):
-    """Something that gives objects as a whole."""
+    """Something that reads whole objects by key."""
 
     def where(self, key: str) -> str: ...
 
@@ -74,7 +74,7 @@ class _Wholes(Protocol):
 
 
 class Members:
-    """The members of an archive, each as a whole."""
+    """Members of an archive, read only."""
 
     parts = False
     requests = False

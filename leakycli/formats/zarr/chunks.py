@@ -1,7 +1,7 @@
-"""Reading and writing the elements of Zarr arrays, chunk by chunk: one reader and one writer, whatever store the chunks are in.
+"""Read and write the elements of Zarr arrays chunk by chunk, in any store.
 
-A chunk's bytes are read once, checked and decoded in memory into the caller's buffer; what is encoded is written from where it is. A
-region of a reader may lie anywhere in the array; a writer's is made of whole chunks (of shards, where there are any).
+The bytes of a chunk are read once, checked in memory, and decoded into the caller's buffer. Encoded chunks are written without copying. A
+reader's regions may lie anywhere in the array. A writer's regions consist of whole chunks (whole shards in a sharded array).
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from leakycli.formats.zarr.metadata import ArrayDocument
 from leakycli.regions import Box, Grid, Index, Presence
 from leakycli.stores.base import AT_ONCE, Pieces, Request, Store
 
-#: Gaps between inner chunks of a shard, in bytes, that are read along with them.
+#: Largest gap between two inner chunks of a shard that one request reads together, in bytes.
 _GAP = 1 << 16
 
-#: Most bytes of inner chunks that one request asks for.
+#: Most bytes that one request reads of several inner chunks.
 _LONGEST = 16 << 20
 
 
 def chain_of(document: ArrayDocument) -> CodecChain:
-    """The codecs of an array. Raises UnknownCodec."""
+    """The codec chain of an array. Raises UnknownCodec."""
     fields, dtype = document.document, document.dtype
     assert dtype is not None
     fill = np.full(1, 0 if document.fill_value is None else document.fill_value, dtype).tobytes()
@@ -40,7 +40,11 @@ def chain_of(document: ArrayDocument) -> CodecChain:
 
 @dataclass(frozen=True, slots=True)
 class _Unit:
-    """A chunk (or shard) that a region touches: its number and key, the part that is wanted, and that part of the region's elements."""
+    """A chunk (or shard) that a region touches.
+
+    start: index, in the chunk, of the first element that the region needs.
+    out: the place of these elements in the region's array.
+    """
 
     number: int
     key: str
@@ -49,12 +53,12 @@ class _Unit:
 
 
 class _Chunked:
-    """What reader and writer have in common."""
+    """The common part of reader and writer."""
 
     sequential = False
     decodes = False
     cumulative = False
-    #: What does the coding, as reports name it.
+    #: Name of the codec path in reports.
     pipeline = "leakycli"
 
     def __init__(self, store: Store, key: str, info: ArrayInfo, document: ArrayDocument) -> None:
@@ -78,10 +82,10 @@ class ChunkReader(_Chunked):
     """Reads boxes of an array, from any number of threads."""
 
     def __init__(self, store: Store, key: str, info: ArrayInfo, document: ArrayDocument, stored: Presence | None) -> None:
-        """Raises UnknownCodec where the array's codecs are not known here.
+        """Raises UnknownCodec.
 
-        key: of the array, in the store.
-        stored: the chunks that were there when the source was opened, and must be when they are read; None where any may be missing.
+        key: the array's key in the store.
+        stored: the chunks that existed when the source was opened. A missing one of these is an error. None if unknown.
         """
         super().__init__(store, key, info, document)
         self._stored = stored
@@ -103,7 +107,7 @@ class ChunkReader(_Chunked):
         return x, None
 
     def _units(self, region: Box, x: Array) -> Iterator[_Unit]:
-        """The stored units of a region; the places of the others are filled."""
+        """The stored units of a region. Fills the places of the others."""
         for number in self._grid.units(region):
             index = self._grid.index(number)
             unit = self._grid.box(index)
@@ -115,7 +119,7 @@ class ChunkReader(_Chunked):
                 yield _Unit(number, self._unit_key(index), tuple(a - b for a, b in zip(common.start, unit.start, strict=True)), out)
 
     def _by_parts(self, unit: _Unit) -> bool:
-        """Whether reading the inner chunks that are wanted saves half of a shard or more."""
+        """Whether to read single inner chunks: the region needs at most half of the shard."""
         return self._divides and 2 * unit.out.size <= prod(self._grid.unit)
 
     @property
@@ -123,7 +127,7 @@ class ChunkReader(_Chunked):
         return self.store.parts and self.chain.divisible
 
     def _read_whole(self, units: list[_Unit]) -> list[_Unit]:
-        """Read units at once; returns those that are to be read by parts instead."""
+        """Read whole units; returns the shards that are too large, to be read by parts."""
         large: list[_Unit] = []
         by_key = {unit.key: unit for unit in units}
         direct: dict[str, memoryview] = {}
@@ -131,7 +135,7 @@ class ChunkReader(_Chunked):
         def room(request: Request, size: int) -> memoryview:
             if size > self.chain.encoded_limit:
                 if self._divides:
-                    # Between its inner chunks there may be anything, as after they were written anew.
+                    # It has gaps, as after a writer replaced inner chunks by appending.
                     large.append(by_key[request.key])
                     return memoryview(b"")
                 raise self._damaged(request.key, f"has {size} bytes, where at most {self.chain.encoded_limit} belong")
@@ -149,7 +153,7 @@ class ChunkReader(_Chunked):
         return large
 
     def _direct(self, unit: _Unit) -> memoryview | None:
-        """The memory of a whole unit that is stored as memory has it."""
+        """The memory to read a whole unit into without decoding; None if it must be decoded."""
         if not self.chain.plain or unit.out.shape != self._grid.unit or not unit.out.flags.c_contiguous:
             return None
         return unit.out.reshape(-1).view(np.uint8).data
@@ -197,10 +201,10 @@ class ChunkReader(_Chunked):
                     raise self._damaged(unit.key, str(error)) from None
 
     def memory(self, units: int = 1, direct: bool = False) -> int:
-        """Bytes that reading takes in each thread at most, beside the region's elements.
+        """Peak memory of reading in one thread, in bytes, without the region's elements.
 
-        units: that a region touches.
-        direct: regions are made of whole chunks and read to arrays in C order.
+        units: number of chunks (or shards) that a region touches.
+        direct: regions consist of whole chunks and are read into arrays in C order.
         """
         nbytes = self.chain.nbytes
         encoded = 0 if direct and self.chain.plain and not self.store.requests else nbytes + nbytes // 128 + 1024
@@ -218,7 +222,7 @@ class ChunkReader(_Chunked):
         return CorruptError(f"{self.store.where(key)}: cannot be decoded: {what}")
 
     def _buffer(self, size: int) -> memoryview:
-        """Memory of this thread, which is used again for the next chunk."""
+        """A buffer of this thread, used again for the next chunk."""
         buffer: Array | None = getattr(self._memory, "buffer", None)
         if buffer is None or buffer.size < size:
             self._memory.buffer = None  # free it before the next is allocated
@@ -230,13 +234,13 @@ class ChunkReader(_Chunked):
 
 
 def _span(run: list[Part]) -> tuple[int, int]:
-    """The bytes of a shard from the first part of a run to the last."""
+    """Start and stop of the bytes of a run of parts."""
     spans = [part.span for part in run if part.span is not None]
     return spans[0][0], max(offset + length for offset, length in spans)
 
 
 def _runs(parts: list[Part], out: Array, chain: CodecChain) -> Iterator[list[Part]]:
-    """Parts that lie close together in a shard, to be read at once; the places of those that are not stored are filled."""
+    """Runs of parts that lie close together in a shard. Fills the places of parts that are not stored."""
     held = []
     for part in parts:
         if part.span is None:
@@ -254,7 +258,7 @@ def _runs(parts: list[Part], out: Array, chain: CodecChain) -> Iterator[list[Par
 
 
 class Written(Protocol):
-    """Takes notice of keys that were written, to flush them to disk later."""
+    """Notes the keys that were written, for flushing them to disk."""
 
     def wrote(self, keys: Iterable[str]) -> None: ...
 
@@ -265,11 +269,11 @@ class ChunkWriter(_Chunked):
     def __init__(
         self, store: Store, key: str, info: ArrayInfo, document: ArrayDocument, write_empty: bool, written: Written | None = None
     ) -> None:
-        """Raises UnknownCodec where the array's codecs are not known here.
+        """Raises UnknownCodec.
 
-        key: of the array, in the store.
-        write_empty: chunks of nothing but fill value are written too; shards never.
-        written: is told what was written, when it is committed.
+        key: the array's key in the store.
+        write_empty: also write chunks that hold only the fill value. Such shards are never written.
+        written: notes the keys of committed chunks.
         """
         super().__init__(store, key, info, document)
         self._write_empty, self._written = write_empty, written
@@ -291,7 +295,7 @@ class ChunkWriter(_Chunked):
                 yield self._unit_key(index), pieces
 
     def memory(self, units: int = 1, direct: bool = False) -> int:
-        """Bytes that writing takes in each thread at most, beside the region's elements; see `ChunkReader.memory`."""
+        """Peak memory of writing in one thread, in bytes, without the region's elements; see `ChunkReader.memory`."""
         each = self.chain.encode_memory(direct)
         if not self.store.requests:
             return each

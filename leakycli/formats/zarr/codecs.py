@@ -1,17 +1,17 @@
-"""Chunks and shards of Zarr: from encoded bytes into an array, and back. Nothing here reads or writes files, or imports zarr.
+"""Decode and encode the chunks and shards of Zarr arrays. This module does not touch files and does not import zarr.
 
-A chunk goes through a chain when it is stored (Zarr v3 specification, "Codecs"; in version 2: order, filters, compressor):
+A chunk is encoded by a chain of codecs (Zarr v3 specification, "Codecs"; version 2 calls them order, filters and compressor):
 
     array --transpose--> array --bytes or sharding_indexed--> bytes --checksums, filters, one compressor--> bytes
 
-`CodecChain` is built from the parsed metadata of an array, and refuses what it does not know with `UnknownCodec`: zarr's own pipeline is
-there for that. Encoded bytes are those that zarr writes.
+`CodecChain` is built from the metadata of an array. It raises `UnknownCodec` for a codec that it does not know: the caller then uses zarr's
+own pipeline. Encoded bytes equal those that zarr writes.
 
-The size that a chunk must decode to is known before, and everything is decoded into memory of that size. Errors are `ChunkError` and tell
-the range of bytes; the caller knows the array and the key.
+The size of a decoded chunk is known before decoding, and the codecs decode into memory of that size. Damaged chunks raise `ChunkError`,
+which names the range of bytes. The caller adds the array and the key.
 
-A shard (sharding_indexed) holds inner chunks, each encoded on its own, and an index of (offset, length) pairs; 2^64-1 stands for an inner
-chunk that is not stored, which is then nothing but fill value.
+A shard (sharding_indexed) holds inner chunks, each encoded by itself, and an index of (offset, length) pairs. An inner chunk that is not
+stored has 2^64-1 for both, and all its elements are the fill value.
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ Array = NDArray[Any]
 
 Shape = tuple[int, ...]
 
-#: Stands for an inner chunk that a shard does not hold, as offset and as length.
+#: Offset and length of an inner chunk that is not stored.
 _ABSENT = np.uint64(0xFFFFFFFFFFFFFFFF)
 
-#: An encoded chunk may take this many times what it holds, and as many bytes more; a larger one is refused before it is decoded.
+#: Largest encoded chunk that is accepted: this factor of its decoded size, plus this many bytes.
 _LARGEST, _LARGEST_MORE = 2, 1 << 16
 
 
 class ChunkError(CorruptError):
-    """An encoded chunk is not what it should be. Its text says what is wrong and in which bytes."""
+    """An encoded chunk is damaged. The message says how, and names the range of bytes."""
 
 
 class _Scratch(threading.local):
-    """Buffers that one thread uses again and again, as a stack."""
+    """A stack of buffers for each thread, which later calls use again."""
 
     def __init__(self) -> None:
         self.buffers: list[Bytes] = []
         self.depth = 0
 
     def take(self, size: int) -> Bytes:
-        """A buffer of `size` bytes, which is the caller's until it sets `depth` back to what it was."""
+        """A buffer of `size` bytes. It is free again when the caller resets `depth`."""
         if self.depth == len(self.buffers):
             self.buffers.append(np.empty(0, np.uint8))
         if self.buffers[self.depth].size < size:
@@ -67,9 +67,11 @@ class _Scratch(threading.local):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Bytes of a shard that hold an inner chunk, or None for one that is not stored, and where it belongs.
+    """An inner chunk of a shard, or the part of it that a region needs.
 
-    inside: the part of the inner chunk that is wanted. to: where that goes in the array that is wanted; both in the array's own axes.
+    span: offset and length in the shard, in bytes; None for a chunk that is not stored.
+    inside: selects the part from the inner chunk.
+    to: selects its place in the region's array. Both are in the array's axes.
     """
 
     span: tuple[int, int] | None
@@ -78,10 +80,10 @@ class Part:
 
 
 class CodecChain:
-    """How the chunks of an array are stored. Immutable; threads may share it.
+    """The codecs of an array. Immutable; threads may share it.
 
-    shape: of a chunk, or shard, in elements.
-    dtype: of arrays that are decoded to and encoded from.
+    shape: shape of a chunk (or shard), in elements.
+    dtype: dtype of the arrays that it decodes into and encodes.
     """
 
     def __init__(
@@ -96,16 +98,17 @@ class CodecChain:
     ) -> None:
         """Use `v2` or `v3`.
 
-        stored: dtype with the byte order of what is stored.
-        order: for each axis of what is stored, the axis of the array.
-        stages: in the order in which they encode.
-        shard: how the bytes are made of elements, where they are not simply written one after the other.
+        stored: the dtype with the byte order of the stored bytes.
+        order: the array's axis for each axis of the stored elements.
+        fill: one element of `dtype`, as bytes.
+        stages: filters and compressor, in the order of encoding.
+        shard: the sharding codec; None where elements are stored one after the other.
         """
         self.shape, self.dtype, self._stored, self._order, self._shard = shape, dtype, stored, order, shard
         self._fill = np.frombuffer(fill, dtype)
         self._stages = tuple(stages)
         self._inverse = tuple(order.index(axis) for axis in range(len(order)))
-        # Sizes after the elements and after each stage, as far as they are fixed.
+        # Bytes of the elements, then after each stage; None where the size depends on the content.
         sizes: list[int | None] = [prod(shape) * dtype.itemsize if shard is None else None]
         for stage in self._stages:
             if isinstance(stage, Filter):
@@ -119,22 +122,22 @@ class CodecChain:
 
     @classmethod
     def v3(cls, codecs: Sequence[Any], shape: Shape, dtype: np.dtype[Any], fill: bytes) -> CodecChain:
-        """The chain that `codecs` of a version 3 document describe.
+        """The chain of an array of version 3.
 
-        codecs: as the document has them.
-        shape: of a chunk of the array's grid, in elements.
-        dtype: of arrays in memory, in any byte order (as uint16 for bfloat16).
+        codecs: the list in the document.
+        shape: shape of a chunk of the array's grid, in elements.
+        dtype: dtype of arrays in memory, in any byte order; uint16 for bfloat16.
         fill: one element of that dtype, as bytes.
-        Raises UnknownCodec, and ValueError or TypeError never: a document that zarr refuses is for zarr to explain.
+        Raises UnknownCodec, also for malformed codecs: zarr then says what is wrong with them.
         """
         order, stages = tuple(range(len(shape))), []
         named = [_named(codec) for codec in codecs]
         while named and named[0][0] == "transpose":
             _, settings = named.pop(0)
-            turned = settings.pop("order", None)
-            if settings or not isinstance(turned, (list, tuple)) or sorted(map(repr, turned)) != sorted(map(repr, range(len(shape)))):
+            axes = settings.pop("order", None)
+            if settings or not isinstance(axes, (list, tuple)) or sorted(map(repr, axes)) != sorted(map(repr, range(len(shape)))):
                 raise UnknownCodec("transpose with an order that is no permutation of the axes")
-            order = tuple(order[axis] for axis in turned)
+            order = tuple(order[axis] for axis in axes)
         if not named or named[0][0] not in ("bytes", "sharding_indexed"):
             raise UnknownCodec(f"{named[0][0] if named else 'none'} in the place of bytes")
         name, settings = named.pop(0)
@@ -147,18 +150,18 @@ class CodecChain:
         else:
             shard = _Shard.v3(settings, tuple(shape[axis] for axis in order), dtype, fill)
             if any(n % m for n, m in zip(shape, shard.index.chunk, strict=True)):
-                raise UnknownCodec("shards that are whole chunks only when they are transposed")  # zarr refuses them
+                raise UnknownCodec("inner chunks that fit a shard only after transposing")  # zarr refuses these
         for name, settings in named:
             stages.append(filter_v3(name, settings, dtype.itemsize))
         return cls(shape, dtype, stored, fill, order, stages, shard)
 
     @classmethod
     def v2(cls, compressor: Any, filters: Any, order: str, shape: Shape, dtype: np.dtype[Any], fill: bytes) -> CodecChain:
-        """The chain of a version 2 document.
+        """The chain of an array of version 2.
 
-        compressor, filters, order: as the document has them.
-        shape: of a chunk, in elements.
-        dtype: as the document has it, in its byte order; arrays in memory have it, too.
+        compressor, filters, order: the fields of the document.
+        shape: shape of a chunk, in elements.
+        dtype: dtype of the stored elements and of arrays in memory, with its byte order.
         fill: one element of that dtype, as bytes.
         Raises UnknownCodec.
         """
@@ -169,13 +172,13 @@ class CodecChain:
         for codec in (*(filters or ()), *(() if compressor is None else (compressor,))):
             settings = dict(codec) if isinstance(codec, dict) else {}
             stages.append(stage := filter_v2(str(settings.pop("id", None)), settings, itemsize))
-            itemsize = (stage.itemsize or itemsize) if isinstance(stage, Filter) else 1
+            itemsize = stage.itemsize if isinstance(stage, Filter) else 1
         axes = tuple(range(len(shape)))
         return cls(shape, dtype, dtype, fill, axes[::-1] if order == "F" else axes, stages)
 
     @property
     def plain(self) -> bool:
-        """Whether an encoded chunk is the memory of a C-ordered array of `dtype`, and nothing else."""
+        """Whether an encoded chunk is just the elements, in the order and byte order of a C-contiguous array of `dtype`."""
         return self._in_order and not self._stages
 
     @property
@@ -185,20 +188,20 @@ class CodecChain:
 
     @property
     def encoded_size(self) -> int | None:
-        """Bytes of every encoded chunk; None where they differ."""
+        """Bytes of an encoded chunk; None where that depends on the content."""
         return self._sizes[-1]
 
     @property
     def encoded_limit(self) -> int:
-        """Bytes of the largest encoded chunk that is decoded."""
+        """Bytes of the largest encoded chunk that is accepted."""
         if self._shard is not None:
             return self._shard.limit
         return _LARGEST * self.nbytes + _LARGEST_MORE if self._sizes[-1] is None else self._sizes[-1]
 
     def decode_memory(self, direct: bool = False) -> int:
-        """Bytes that decoding takes in each thread at most, beside the encoded chunk and the array that it is decoded to.
+        """Peak memory of decoding in one thread, in bytes, without the encoded chunk and the resulting array.
 
-        direct: whole chunks only are decoded, to arrays in C order.
+        direct: only whole chunks are decoded, into arrays in C order.
         """
         if self._shard is not None:
             return self._shard.inner.decode_memory() + 64 * self._shard.index.count
@@ -212,7 +215,10 @@ class CodecChain:
         return total
 
     def encode_memory(self, direct: bool = False) -> int:
-        """Bytes that encoding takes in each thread at most, beside the array, the encoded chunk among them. direct: see `decode_memory`."""
+        """Peak memory of encoding in one thread, in bytes, with the encoded chunk and without the array.
+
+        direct: only whole chunks are encoded, from arrays in C order.
+        """
         if self._shard is not None:
             inner = self._shard.inner
             return inner.encode_memory() + self._shard.index.count * (inner.nbytes + inner.nbytes // 128 + 1024)
@@ -230,9 +236,9 @@ class CodecChain:
         return self._shard is None and self._stored == self.dtype and self._order == tuple(range(len(self.shape)))
 
     def is_fill(self, array: Array) -> bool:
-        """Whether there is nothing but fill value in `array`, as zarr sees it: zeros have a sign, one NaN is as good as another."""
+        """Whether all elements of `array` are the fill value. As in zarr, 0.0 and -0.0 differ, and all NaNs are equal."""
         first = (0,) * array.ndim
-        # Most chunks are not; that shows in the first element.
+        # The first element rules out most chunks.
         if self.dtype.kind == "f" and np.isnan(self._fill[0]):
             return bool(np.isnan(array[first])) and bool(np.isnan(array).all())
         words = array.view(f"u{self.dtype.itemsize}")
@@ -242,11 +248,12 @@ class CodecChain:
     # Decoding
 
     def decode(self, encoded: Any, out: Array, start: Shape | None = None, at: int = 0) -> None:
-        """Decode a chunk into `out`, or the part of it that begins at `start` and has the shape of `out`.
+        """Decode a chunk, or a part of it, into `out`.
 
-        encoded: the bytes of the chunk, all of them.
-        out: an array of `dtype`, of the chunk's shape or smaller; any strides.
-        at: the offset of `encoded` in what it was read from, for messages.
+        encoded: all bytes of the encoded chunk.
+        out: array of `dtype`, of the chunk's shape or smaller, with any strides.
+        start: index of the part's first element in the chunk; None for the whole chunk.
+        at: offset of `encoded` in its object, for messages.
         Raises ChunkError.
         """
         data = as_bytes(encoded)
@@ -281,7 +288,10 @@ class CodecChain:
         return tuple(self.shape[axis] for axis in self._order)
 
     def _through_stages(self, data: Bytes, place: Bytes | None) -> Bytes:
-        """`data` decoded to the bytes of the elements, or of the shard: in `place` where that is not None and they are put somewhere."""
+        """Decode to the bytes of the elements, or of the shard.
+
+        place: memory for the result, or None. Filters that only cut off a checksum return a part of `data` instead.
+        """
         for number in range(len(self._stages) - 1, -1, -1):
             stage, size = self._stages[number], self._sizes[number]
             self._check_size(data, number + 1)
@@ -308,16 +318,16 @@ class CodecChain:
     # Encoding
 
     def encode(self, array: Array) -> list[memoryview] | None:
-        """The encoded chunk, as pieces to be written one after the other; None for a shard of nothing but fill value.
+        """Encode a chunk. Returns pieces to be written one after the other, or None for a shard that holds only the fill value.
 
-        array: of `dtype`, of the chunk's shape or smaller, at the edges of an array; what is missing is fill value. Pieces may be its
-        memory, so that it must not be changed before they are written.
+        array: array of `dtype`, of the chunk's shape, or smaller at the far edges of the whole array; the rest is fill value. Pieces may
+        refer to its memory: write them before it changes.
         """
         pieces = self.encode_pieces(array)
         return None if pieces is None else [piece.data for piece in pieces]
 
     def encode_pieces(self, array: Array) -> list[Bytes] | None:
-        """As `encode`, for a chain that this one is a part of."""
+        """As `encode`, but as arrays of bytes."""
         mark = self._scratch.depth
         try:
             view = array.transpose(self._order)
@@ -338,7 +348,7 @@ class CodecChain:
         if view.shape == self._stored_shape and view.dtype == self._stored and view.flags.c_contiguous:
             return view.reshape(-1).view(np.uint8)
         size = prod(self._stored_shape) * self._stored.itemsize
-        # What is encoded further can be in memory that is used again.
+        # A compressor's input is not needed afterwards; other pieces are returned to the caller.
         memory = self._scratch.take(size) if any(isinstance(stage, Compressor) for stage in self._stages) else np.empty(size, np.uint8)
         elements = memory.view(self._stored).reshape(self._stored_shape)
         if view.shape != self._stored_shape:
@@ -354,27 +364,28 @@ class CodecChain:
 
     @property
     def divisible(self) -> bool:
-        """Whether parts of an encoded chunk can be decoded by themselves: it is a shard, and nothing else."""
+        """Whether inner chunks can be read by themselves: the outermost codec is sharding_indexed."""
         return self._shard is not None and not self._stages
 
     @property
     def inner(self) -> CodecChain:
-        """How the inner chunks of shards are stored; its axes are those of what is stored."""
+        """The codecs of inner chunks, in the axes of the stored elements."""
         assert self._shard is not None
         return self._shard.inner
 
     @property
     def index_span(self) -> tuple[int, bool]:
-        """(bytes of the index of a shard, whether they are its first, or else its last)."""
+        """(size of a shard's index in bytes, whether it is at the start of the shard)."""
         assert self._shard is not None
         return self._shard.index.size, self._shard.index.at_start
 
     def parts(self, index: Any, size: int | None, start: Shape, shape: Shape) -> Iterator[Part]:
-        """The inner chunks that hold the part of a shard that begins at `start` and has `shape`.
+        """The inner chunks that a part of a shard needs.
 
         index: the bytes of the shard's index.
-        size: of the whole shard in bytes; None where that is not known.
-        Raises ChunkError where the index is damaged, or points past the end of the shard.
+        size: size of the shard in bytes, or None if unknown.
+        start, shape: the part, in elements.
+        Raises ChunkError if the index is damaged.
         """
         assert self._shard is not None
         try:
@@ -386,7 +397,11 @@ class CodecChain:
             yield Part(span, tuple(inside[i] for i in self._inverse), tuple(to[i] for i in self._inverse))
 
     def decode_part(self, encoded: Any, part: Part, out: Array) -> None:
-        """Decode an inner chunk into its place in `out`, the array that `parts` was asked for. encoded: the bytes of its span."""
+        """Decode an inner chunk into its place in `out`.
+
+        encoded: the bytes of the part's span.
+        out: the array of the region that `parts` was called for.
+        """
         assert self._shard is not None
         view = out[part.to]
         if part.span is None:
@@ -397,13 +412,13 @@ class CodecChain:
 
 
 class ShardIndex:
-    """Where the inner chunks of a shard are (Zarr v3 specification, "Sharding codec")."""
+    """The index of shards: where their inner chunks are (Zarr v3 specification, "Sharding codec")."""
 
     def __init__(self, shape: Shape, chunk: Any, codecs: Any, location: Any) -> None:
         """Raises UnknownCodec.
 
-        shape: of the shard, in elements.
-        chunk, codecs, location: chunk_shape, index_codecs and index_location, as the document has them.
+        shape: shape of a shard, in elements.
+        chunk, codecs, location: chunk_shape, index_codecs and index_location in the document.
         """
         if location not in ("start", "end") or not isinstance(codecs, (list, tuple)):
             raise UnknownCodec("sharding_indexed with an unknown index")
@@ -421,17 +436,17 @@ class ShardIndex:
         self.size: int = self._chain.encoded_size
 
     def of(self, shard: Bytes) -> NDArray[np.uint64]:
-        """As `spans`, by the index in a whole shard."""
+        """The spans of a whole shard; see `spans`."""
         if shard.size < self.size:
             raise Damage("is cut off: its index is missing")
         return self.spans(shard[: self.size] if self.at_start else shard[shard.size - self.size :], shard.size)
 
     def spans(self, index: Bytes, size: int | None) -> NDArray[np.uint64]:
-        """(offset, length) of each inner chunk, of shape (count, 2).
+        """Offset and length of each inner chunk, with shape (count, 2).
 
-        index: its bytes.
-        size: of the shard, in bytes; None where that is not known.
-        Raises Damage where it points past the end, or chunks overlap.
+        index: the bytes of the index.
+        size: size of the shard in bytes, or None if unknown.
+        Raises Damage if a chunk lies outside the shard, or two overlap.
         """
         table = np.empty((*self.grid, 2), "<u8")
         try:
@@ -476,13 +491,13 @@ class _Shard:
 
     @property
     def limit(self) -> int:
-        """Bytes of inner chunks as large as they may be, and of the index."""
+        """Bytes of the largest shard without gaps that is accepted."""
         return self.index.count * self.inner.encoded_limit + self.index.size
 
     def parts(
         self, spans: NDArray[np.uint64], start: Shape, shape: Shape
     ) -> Iterator[tuple[tuple[int, int] | None, tuple[slice, ...], tuple[slice, ...]]]:
-        """The inner chunks of a part of the shard: span, the part of the chunk, and where it goes in the part of the shard."""
+        """The inner chunks that a part of the shard needs: span, selection from the chunk, selection from the part."""
         ranges = [range(a // m, -(-(a + n) // m)) for a, n, m in zip(start, shape, self.inner.shape, strict=True)]
         for index in product(*ranges):
             number = 0
@@ -529,7 +544,7 @@ class _Shard:
 
     @cached_property
     def _written(self) -> list[tuple[int, Shape]]:
-        """Number and index of all inner chunks, in the order in which zarr writes them: that of their Morton codes."""
+        """Number and index of each inner chunk, in the order in which zarr writes them (by Morton code)."""
         grid = self.index.grid
         indices = np.indices(grid).reshape(len(grid), self.index.count)
         codes, bit = np.zeros(self.index.count, np.uint64), 0

@@ -1,7 +1,7 @@
-"""zarr's own pipeline, for arrays whose codecs are not decoded here: lossy filters, extensions, one compressor after another.
+"""Read and write arrays with zarr's own pipeline, for codecs that codecs.py does not know: lossy filters, extensions, two compressors.
 
-zarr reads missing chunks as fill value, and blosc reads past the end of a chunk that is cut off; so all that zarr reads is looked at first.
-What a chunk decodes to is not bounded here.
+zarr reads a missing chunk as fill value, and blosc reads past the end of a truncated chunk. So everything that zarr reads is checked first.
+The decoded size of a hostile chunk is not bounded on this path.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ class _Tree(Protocol):
 
 
 def pipeline_name() -> str:
-    """The pipeline, as reports name it."""
+    """Name of the pipeline in reports."""
     return "zarr fused" if hasattr(zarr.core.codec_pipeline, "FusedCodecPipeline") else "zarr"
 
 
 class _Looked(Watched):
-    """Everything that is read is looked at: newer versions of zarr would else read files without asking for them here."""
+    """Checks all that zarr reads. Without this, newer versions of zarr read files past `Watched`."""
 
     @property
     def _supports_sync_io(self) -> bool:
@@ -57,7 +57,7 @@ class _Looked(Watched):
 
 
 class _Opened:
-    """An array that zarr has opened."""
+    """The common part of reader and writer."""
 
     sequential = False
     decodes = False
@@ -69,7 +69,10 @@ class _Opened:
         self._grid = Grid(document.shape, document.unit)
 
     def _open(self, store: Store, write_empty: bool | None) -> zarr.Array[Any]:
-        """write_empty: to be written to, and whether chunks of nothing but fill value are stored; None: to be read."""
+        """Open the array.
+
+        write_empty: whether to write chunks that hold only the fill value; None to open it for reading.
+        """
         config: dict[str, Any] = {"array.order": "C", "array.write_empty_chunks": bool(write_empty)}
         if self.pipeline != "zarr":
             config["codec_pipeline.path"] = _FUSED
@@ -96,7 +99,10 @@ class FallbackReader(_Opened):
     """Reads boxes of an array, from any number of threads."""
 
     def __init__(self, tree: _Tree, key: str, info: ArrayInfo, document: ArrayDocument, stored: Presence | None) -> None:
-        """stored: the chunks that must be there when they are read; None where any may be missing. Raises CorruptError, StorageError."""
+        """Raises CorruptError, StorageError.
+
+        stored: the chunks that existed when the source was opened. A missing one of these is an error. None if unknown.
+        """
         super().__init__(tree, key, info, document)
         self._stored = stored
         self._store = _Looked(tree.store(), self._look)
@@ -116,11 +122,11 @@ class FallbackReader(_Opened):
     def read(self, region: Box, buffer: Array) -> tuple[Array, None]:
         x: Array = buffer[: region.size * self.info.dtype.itemsize].view(self.info.dtype).reshape(region.shape)
         for number in self._grid.units(region):
-            # One by one, so that an error has the name of its chunk.
+            # One by one, so that an error names its chunk.
             box = self._grid.box(self._grid.index(number)).common(region)
             out = x[box.within(region) or ...]
             try:
-                # It takes contiguous memory only.
+                # zarr needs contiguous memory.
                 place = out if out.flags.c_contiguous else np.empty(out.shape, out.dtype)
                 self._array.get_basic_selection(box.slices, out=self._prototype.nd_buffer.from_numpy_array(place))
             except Exception as error:
@@ -130,7 +136,7 @@ class FallbackReader(_Opened):
         return x, None
 
     def _look(self, key: str, found: Buffer | None, asked: ByteRequest | None) -> None:
-        """Raise what is wrong with what zarr is about to get."""
+        """Raise if what zarr is about to get is missing or damaged."""
         index = self._document.chunk_index(key[len(self._key) + 1 if self._key else 0 :])
         if index is None:
             return
@@ -148,7 +154,7 @@ class FallbackReader(_Opened):
 
 
 class _Check:
-    """Looks at the headers of blosc chunks, wherever they are."""
+    """Checks the headers of blosc chunks, in shards too."""
 
     def __init__(self, document: ArrayDocument) -> None:
         self._chain, self._index = codec_chain(document), None
@@ -190,7 +196,11 @@ class FallbackWriter(_Opened):
     """Writes boxes of whole chunks (or shards), from any number of threads."""
 
     def __init__(self, tree: _Tree, key: str, info: ArrayInfo, document: ArrayDocument, write_empty: bool, written: Any = None) -> None:
-        """write_empty: chunks of nothing but fill value are written too. written: its `wrote` is told the keys that are committed."""
+        """Open for writing.
+
+        write_empty: also write chunks that hold only the fill value.
+        written: its method `wrote` gets the keys of committed chunks.
+        """
         super().__init__(tree, key, info, document)
         self._write_empty, self._written = write_empty, written
         self._store = tree.store()
@@ -217,7 +227,10 @@ class FallbackWriter(_Opened):
 
 
 def _explained(error: Exception, where: str, doing: str, what: str) -> LeakyError:
-    """The error of zarr or of a codec as one of ours. doing, what: as in "cannot read" and "cannot be decoded"."""
+    """Turn an error of zarr or a codec into a LeakyError.
+
+    doing, what: words for the message, as in "cannot read" and "cannot be decoded".
+    """
     if isinstance(error, LeakyError):
         return error
     if isinstance(error, OSError) and error.errno is not None:

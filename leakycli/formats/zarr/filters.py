@@ -1,10 +1,10 @@
-"""The codecs of Zarr from bytes to bytes: checksums, filters and compressors. Those that do the work come from well-kept libraries.
+"""Zarr's codecs from bytes to bytes: checksums, filters and compressors. Well-kept libraries do the work.
 
-Each decodes into memory of a size that is known before; nothing that encoded bytes say of themselves is believed. Libraries are imported
-where they are first needed: numcodecs alone takes 50 ms. All heavy calls release the interpreter's lock.
+Each codec decodes into memory of a known size and checks what the encoded bytes claim. Libraries are imported on first use: numcodecs alone
+takes 50 ms. Heavy calls release the interpreter's lock, except CRC-32C, fletcher32 and jenkins_lookup3.
 
-A codec or setting that is not known here raises `UnknownCodec`, and damaged bytes raise `Damage`. Codecs give back exactly what went in;
-lossy ones are not known here. What they encode is what zarr writes, but for the time in gzip headers, which is 0.
+Unknown codecs and settings raise `UnknownCodec`; damaged bytes raise `Damage`. All codecs here are lossless. Their output equals zarr's,
+except that gzip headers have the time 0.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ from numpy.typing import NDArray
 
 from leakycli.errors import UnsupportedError
 
-#: Bytes, as a one-dimensional array: what every codec here takes and gives.
+#: Bytes, as a one-dimensional array.
 Bytes = NDArray[np.uint8]
 
-#: Bytes of output that inflate and its like give at a time: small enough to stay in the cache until they are copied to their place.
+#: Bytes that stream decoders return at a time: small enough to stay in the cache until they are copied.
 _PIECE = 1 << 18
 
-#: Bytes that the header of an lzma stream may ask a decoder to take; preset 9 needs 65 MiB.
+#: Most memory that an lzma decoder may take, in bytes; preset 9 needs 65 MiB.
 _LZMA_DECODER = 128 << 20
 
 
-class UnknownCodec(UnsupportedError):  # noqa: N818  (it is no error to the user: the caller takes zarr's pipeline)
-    """A codec, or a setting of one, that is not decoded here."""
+class UnknownCodec(UnsupportedError):  # noqa: N818  (users do not see it: the caller uses zarr's pipeline)
+    """A codec or setting that is not implemented here."""
 
 
 class Damage(Exception):  # noqa: N818
-    """What is wrong with encoded bytes; becomes an error where it is known which bytes they are."""
+    """Encoded bytes are damaged. The chain adds the range of bytes and raises ChunkError."""
 
 
 class Filter:
     """A codec whose encoded size follows from the decoded size."""
 
-    #: Bytes per element of what it gives, as a version 2 compressor sees it; None for what it was given.
-    itemsize: int | None = 1
-    #: Whether `decode` gives a part of what it was given, and needs no place to put it.
+    #: Element size of the encoded output, for a version 2 blosc compressor that follows.
+    itemsize = 1
+    #: Whether `decode` returns a part of its input and needs no output buffer.
     views = False
 
     def encoded_size(self, size: int) -> int:
@@ -53,16 +53,16 @@ class Filter:
         return data.size
 
     def decode(self, data: Bytes, out: Bytes) -> Bytes:
-        """The decoded bytes: `out`, filled, or a part of `data`. Raises Damage."""
+        """Decode into `out` and return it, or return a part of `data`. Raises Damage."""
         raise NotImplementedError
 
     def encode(self, data: Bytes) -> list[Bytes]:
-        """The encoded bytes, as pieces to be written one after the other; `data` may be one of them."""
+        """Encode to pieces to be written one after the other; `data` may be one of them."""
         raise NotImplementedError
 
 
 class _Checksum(Filter):
-    """Four bytes before or after what they are computed of."""
+    """A checksum of four bytes, before or after the data."""
 
     views = True
 
@@ -89,7 +89,7 @@ class _Checksum(Filter):
 
 
 class _Shuffle(Filter):
-    """The first bytes of all elements, then the second bytes, and so on."""
+    """Stores the first bytes of all elements, then the second bytes, and so on."""
 
     def __init__(self, elementsize: int) -> None:
         self._elementsize = elementsize
@@ -105,7 +105,7 @@ class _Shuffle(Filter):
 
 
 class _Delta(Filter):
-    """The first element, then differences; of integers only, whose sums give the elements back."""
+    """Stores the first element, then differences. Integers only: sums of floats would not give the elements back."""
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
         self._dtype, self.itemsize = dtype, dtype.itemsize
@@ -145,19 +145,19 @@ class _Base64(Filter):
 
 
 class Compressor:
-    """A codec whose encoded size depends on the content."""
+    """A codec whose output size depends on the content."""
 
     name = ""
 
     def decode(self, data: Bytes, out: Bytes) -> None:
-        """Fill `out`. Raises Damage where `data` does not decode to just so many bytes, or something follows its end."""
+        """Fill `out`. Raises Damage if `data` does not decode to exactly its size, or has trailing bytes."""
         raise NotImplementedError
 
     def encode(self, data: Bytes) -> list[Bytes]:
         raise NotImplementedError
 
     def workspace(self, size: int) -> tuple[int, int]:
-        """Bytes that decoding and encoding of `size` bytes take beside their input and output, at most."""
+        """Peak memory of decoding and of encoding `size` bytes, in bytes, without input and output."""
         return 0, 0
 
 
@@ -170,7 +170,7 @@ class _Zstd(Compressor):
         self._zstd, self._level, self._checksum = zstd, level, checksum
 
     def decode(self, data: Bytes, out: Bytes) -> None:
-        # The library refuses more than fits, but not less; nor does it say how much it was.
+        # The library refuses content that is too large, but neither refuses nor reports content that is too small.
         if _zstd_size(data[:18]) != out.size and (known := _zstd_total(data)) is not None and known != out.size:
             raise Damage(f"holds {known} bytes, where {out.size} belong (zstd)")
         try:
@@ -191,7 +191,7 @@ class _Blosc(Compressor):
     def __init__(self, cname: str, clevel: int, shuffle: int, typesize: int, blocksize: int) -> None:
         from numcodecs import blosc
 
-        # From several threads its own threads are no gain, and their order shows in the bytes. zarr sets this, too.
+        # Blosc's own threads would be no faster from several threads, and make the output depend on timing. zarr sets this, too.
         blosc.use_threads = False
         self._blosc, self._settings, self._typesize = blosc, (cname.encode(), clevel, shuffle, blocksize), typesize
 
@@ -210,7 +210,7 @@ class _Blosc(Compressor):
         return [as_bytes(self._blosc.compress(data, *self._settings, self._typesize))]
 
     def workspace(self, size: int) -> tuple[int, int]:
-        # Three buffers of a block. Where its size is not given, the library chooses 1 MiB at most.
+        # Three buffers of a block, whose size is 1 MiB at most where the library chooses it.
         cname, _, _, blocksize = self._settings
         blocks = 3 * min(blocksize or 1 << 20, size)
         return blocks + (1 << 19), blocks + (min(_zstd_tables(22, size), 20 << 20) if cname == b"zstd" else 2 << 20)
@@ -241,12 +241,15 @@ class _Lz4(Compressor):
 
 
 class _Streamed(Compressor):
-    """A codec whose library decodes piece by piece; several streams may follow one another where `several`."""
+    """A codec whose library decodes piece by piece.
+
+    several: whether a chunk may consist of several streams.
+    """
 
     several = False
 
     def _decoder(self) -> tuple[Any, tuple[type[Exception], ...]]:
-        """An object as bz2.BZ2Decompressor is one, and what it raises on malformed data."""
+        """A decoder with the interface of bz2.BZ2Decompressor, and the exceptions that it raises for malformed data."""
         raise NotImplementedError
 
     def decode(self, data: Bytes, out: Bytes) -> None:
@@ -260,11 +263,11 @@ class _Streamed(Compressor):
 
     @staticmethod
     def _streamed(size: int, decoder: int, encoder: int) -> tuple[int, int]:
-        """The workspace: decoders copy their input, encoders their output, each about as large as what is decoded, or smaller."""
+        """The workspace. Decoders copy their input and encoders their output, each at most about `size` bytes."""
         return size + _PIECE + decoder, size + encoder
 
     def _stream(self, data: Bytes, out: Bytes, done: int) -> tuple[int, Bytes]:
-        """Decode one stream to `out` from `done` on: how far that comes, and what follows the stream."""
+        """Decode one stream to `out`, from byte `done` on. Returns where it ends in `out`, and the bytes after the stream."""
         decoder, errors = self._decoder()
         try:
             while not decoder.eof:
@@ -281,7 +284,7 @@ class _Streamed(Compressor):
 
 
 class _Inflate(_Streamed):
-    """gzip (RFC 1952), which may have several members, and zlib (RFC 1950)."""
+    """gzip (RFC 1952) and zlib (RFC 1950)."""
 
     def __init__(self, name: str, level: int) -> None:
         self.name, self._level, self.several = name, level, name == "gzip"
@@ -331,7 +334,7 @@ class _Bz2(_Streamed):
 class _Lzma(_Streamed):
     name = "lzma"
 
-    #: Bytes of an encoder's memory by preset 0 to 9 (xz(1)); a decoder takes a tenth of that, or less.
+    #: Memory of an encoder in bytes, by preset 0 to 9 (xz(1)). A decoder takes at most a tenth of it.
     _ENCODER = tuple(n << 20 for n in (3, 9, 17, 32, 48, 94, 94, 186, 370, 674))
 
     def __init__(self, container: int, check: int, preset: int | None) -> None:
@@ -354,14 +357,14 @@ class _Lzma(_Streamed):
 
 
 def as_bytes(data: Any) -> Bytes:
-    """Anything that has a buffer, as bytes."""
+    """The memory of any object with a buffer, as an array of bytes."""
     return np.frombuffer(data, np.uint8)
 
 
 def check_blosc(data: Bytes) -> tuple[int, int]:
-    """(size of the content, of a block), by the header. Raises Damage.
+    """Check a blosc header; returns the sizes of the content and of a block. Raises Damage.
 
-    The library believes the header, and would read what it tells of in whatever memory follows.
+    The library trusts the header: with a wrong length it would read past the end of `data`.
     """
     if data.size < 16:
         raise Damage("is cut off (blosc)")
@@ -372,14 +375,14 @@ def check_blosc(data: Bytes) -> tuple[int, int]:
 
 
 def _zstd_tables(level: int, size: int) -> int:
-    """Bytes that zstd takes to encode `size` bytes: tables by level, and no larger than the input is worth (measured with zstd 1.5)."""
+    """Memory that zstd takes to encode `size` bytes: tables, by level and input size (measured with zstd 1.5)."""
     most = (2, 2, 2, 2, 2, 5, 5, 5, 14, 14, 48, 48, 48, 66, 66, 66, 66, 66, 66, 84, 170, 330, 660)[max(level, 0)] << 20
     window = 1 << (size - 1).bit_length()
     return min(most, 16 * window + (1 << 20))
 
 
 def _zstd_size(header: Bytes) -> int | None:
-    """The size of the content that a frame's header tells (RFC 8878, section 3.1.1.1); None where it does not."""
+    """The content size in a frame's header (RFC 8878, section 3.1.1.1); None if it has none."""
     data = header.tobytes()
     if len(data) < 6 or data[:4] != b"\x28\xb5\x2f\xfd":
         return None
@@ -391,16 +394,16 @@ def _zstd_size(header: Bytes) -> int | None:
 
 
 def _zstd_header(flags: int) -> tuple[int, int]:
-    """(bytes of a frame's header, bytes of the content's size at its end), by the descriptor that follows the magic number."""
+    """Bytes of a frame's header, and of the content size at its end, by its descriptor (the byte after the magic number)."""
     single = bool(flags & 0x20)
     width = (int(single), 2, 4, 8)[flags >> 6]
     return 5 + (not single) + (0, 1, 2, 4)[flags & 3] + width, width
 
 
 def _zstd_total(data: Bytes) -> int | None:
-    """What all frames hold together, by their headers; None where one does not tell, or is malformed.
+    """The total content size of all frames, by their headers; None if one has none, or is malformed.
 
-    The library then takes no more and no less than fits, or refuses.
+    In the first case the library itself insists on the exact size; in the second it fails.
     """
     total = at = 0
     while at < data.size:
@@ -416,7 +419,7 @@ def _zstd_total(data: Bytes) -> int | None:
             block = int.from_bytes(data[at : at + 3].tobytes(), "little")
             if at + 3 > data.size:
                 return None
-            # A block of one repeated byte holds that byte.
+            # A block of one repeated byte (RLE) stores only that byte.
             at += 3 + (1 if block >> 1 & 3 == 1 else block >> 3)
             if block & 1:
                 break
@@ -428,14 +431,17 @@ def _zstd_total(data: Bytes) -> int | None:
 
 
 def filter_v3(name: str, settings: dict[str, Any], itemsize: int) -> Filter | Compressor:
-    """A codec from bytes to bytes by its name in version 3. itemsize: of the array's elements."""
+    """A codec by its name and configuration in version 3.
+
+    itemsize: bytes of an element of the array.
+    """
     if name.startswith("numcodecs."):
         plain = name.removeprefix("numcodecs.")
         if plain == "shuffle" and settings.get("elementsize") is None:
             settings["elementsize"] = itemsize
         if plain in ("delta", "base64"):
             raise UnknownCodec(f"codec {name}")
-        # zarr gives these bytes, whatever the elements are.
+        # zarr passes plain bytes to these, whatever the elements are.
         return filter_v2(plain, settings, 1)
     if name == "crc32c" and not settings:
         return _Checksum("crc32c", _crc32c)
@@ -454,7 +460,7 @@ def filter_v3(name: str, settings: dict[str, Any], itemsize: int) -> Filter | Co
     raise UnknownCodec(f"codec {name}")
 
 
-#: Settings of numcodecs' codecs, and what they are where a document does not tell.
+#: Settings of numcodecs' codecs and their defaults.
 _NUMCODECS: dict[str, dict[str, Any]] = {
     "zstd": {"level": 0, "checksum": False},
     "gzip": {"level": 1},
@@ -475,7 +481,10 @@ _NUMCODECS: dict[str, dict[str, Any]] = {
 
 
 def filter_v2(name: str, settings: dict[str, Any], itemsize: int) -> Filter | Compressor:
-    """A codec of numcodecs by its id. itemsize: of what it is given."""
+    """A codec by its numcodecs id.
+
+    itemsize: bytes of an element of its input.
+    """
     usual = _NUMCODECS.get(name)
     if usual is None:
         raise UnknownCodec(f"codec {name[:80]}")
@@ -483,7 +492,7 @@ def filter_v2(name: str, settings: dict[str, Any], itemsize: int) -> Filter | Co
 
 
 def _made(name: str, settings: dict[str, Any], itemsize: int) -> Filter | Compressor:
-    """The codec with all its settings. Raises UnknownCodec where there are others, or they are out of range."""
+    """Make a codec from its complete settings. Raises UnknownCodec for other settings, or values out of range."""
     if unknown := settings.keys() - _NUMCODECS[name].keys():
         raise UnknownCodec(f"{name} with the unknown setting {min(unknown)[:80]}")
     get = settings.__getitem__
@@ -530,7 +539,7 @@ def _made(name: str, settings: dict[str, Any], itemsize: int) -> Filter | Compre
 
 
 def _integers(dtype: Any, astype: Any) -> np.dtype[Any]:
-    """The dtype of a delta filter, where it gives back what went in: integers that are stored as they are."""
+    """The dtype of a lossless delta filter: integers, stored in their own type."""
     if isinstance(dtype, str) and re.fullmatch(r"[<>|]?[iu][1248]", dtype) and astype in (None, dtype):
         found: np.dtype[Any] = np.dtype(dtype)
         return found

@@ -294,7 +294,7 @@ def test_a_root_that_was_taken_away_is_not_made_again(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     writer = ChunkWriter(Directory(str(tmp_path / "a")), "", info, document, write_empty=False)
     shutil.rmtree(tmp_path / "a")
-    with pytest.raises(StorageError, match=r"cannot write .*a/c/0: it was taken away while it was written"):
+    with pytest.raises(StorageError, match=r"cannot write .*a/c/0: it was removed while it was written"):
         writer.write(Box((0,), (16,)), np.zeros(16, "f4"))
     assert not (tmp_path / "a").exists()
 

@@ -395,7 +395,7 @@ for name in ("leakycli.formats", "leakycli.formats.zarr"):
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__path__ = [importlib.util.find_spec("leakycli").submodule_search_locations[0] + name[8:].replace(".", "/")]
 from leakycli.formats.zarr.codecs import CodecChain
-codecs = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "gzip"}, {"name": "crc32c"}]
+codecs = [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "gzip", "configuration": {}}, {"name": "crc32c"}]
 chain = CodecChain.v3(codecs, (9,), np.dtype("f4"), bytes(4))
 out = np.empty(9, "f4")
 chain.decode(b"".join(chain.encode(np.arange(9, dtype="f4"))), out)
@@ -414,7 +414,28 @@ def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]
 
 
 #: What a document may say instead of what it should.
-_WRONG = (None, True, -1, 0, 1, 2, 3, 10, 23, 1.5, "", "zstd", "big", "start", "F", [], [0], {}, {"id": "zlib"}, {"name": "crc32c"})
+_WRONG: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    0,
+    1,
+    2,
+    3,
+    10,
+    23,
+    1.5,
+    "",
+    "zstd",
+    "big",
+    "start",
+    "F",
+    [],
+    [0],
+    {},
+    {"id": "zlib"},
+    {"name": "crc32c"},
+)
 
 
 def _mutated(codecs: Any, rng: random.Random) -> Any:
