@@ -138,7 +138,8 @@ class ChunkReader(_Chunked):
                     # It has gaps, as after a writer replaced inner chunks by appending.
                     large.append(by_key[request.key])
                     return memoryview(b"")
-                raise self._damaged(request.key, f"has {size} bytes, where at most {self.chain.encoded_limit} belong")
+                most = "" if self.chain.encoded_size else "at most "
+                raise self._damaged(request.key, f"it has {size} bytes, where {most}{self.chain.encoded_limit} belong (bytes 0 to {size})")
             place = self._direct(by_key[request.key])
             if place is None or place.nbytes != size:
                 return self._buffer(size)
@@ -173,7 +174,7 @@ class ChunkReader(_Chunked):
                 self._missing(unit)
                 continue
             if len(index) < size:
-                raise self._damaged(unit.key, "is cut off: its index is missing")
+                raise self._damaged(unit.key, "it is cut off: its index is missing")
             try:
                 parts = list(self.chain.parts(index, None, unit.start, unit.out.shape))
             except ChunkError as error:
@@ -182,7 +183,7 @@ class ChunkReader(_Chunked):
             for offset, length in (part.span for part in parts if part.span is not None):
                 if length > most:
                     where = f"bytes {offset} to {offset + length}"
-                    raise self._damaged(unit.key, f"has {length} bytes, where at most {most} belong ({where})")
+                    raise self._damaged(unit.key, f"an inner chunk has {length} bytes, where at most {most} belong ({where})")
             wanted.append((unit, parts))
         runs = [(unit, run) for unit, parts in wanted for run in _runs(parts, unit.out, self.chain)]
         spans = (Request(unit.key, *_span(run)) for unit, run in runs)

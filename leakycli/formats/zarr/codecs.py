@@ -267,7 +267,7 @@ class CodecChain:
 
     def _decode(self, data: Bytes, out: Array, start: Shape, at: int) -> None:
         if data.size > self.encoded_limit and self._shard is None:
-            raise Damage(f"has {data.size} bytes, where {'' if self.encoded_size else 'at most '}{self.encoded_limit} belong")
+            raise Damage(f"it has {data.size} bytes, where {'' if self.encoded_size else 'at most '}{self.encoded_limit} belong")
         view, start = out.transpose(self._order), tuple(start[axis] for axis in self._order)
         whole = view.shape == self._stored_shape
         if self._shard is None and whole and self._stored == out.dtype and view.flags.c_contiguous:
@@ -313,7 +313,7 @@ class CodecChain:
     def _check_size(self, data: Bytes, number: int) -> None:
         size = self._sizes[number]
         if size is not None and data.size != size:
-            raise Damage(f"has {data.size} bytes, where {size} belong")
+            raise Damage(f"it has {data.size} bytes, where {size} belong")
 
     # Encoding
 
@@ -438,7 +438,7 @@ class ShardIndex:
     def of(self, shard: Bytes) -> NDArray[np.uint64]:
         """The spans of a whole shard; see `spans`."""
         if shard.size < self.size:
-            raise Damage("is cut off: its index is missing")
+            raise Damage("it is cut off: its index is missing")
         return self.spans(shard[: self.size] if self.at_start else shard[shard.size - self.size :], shard.size)
 
     def spans(self, index: Bytes, size: int | None) -> NDArray[np.uint64]:
@@ -452,7 +452,7 @@ class ShardIndex:
         try:
             self._chain.decode(index, table)
         except ChunkError as error:
-            raise Damage(f"its index {error}") from None
+            raise Damage(f"in its index, {error}") from None
         spans: NDArray[np.uint64] = table.reshape(-1, 2).astype(np.uint64, copy=False)
         held = spans[(spans != _ABSENT).any(axis=1)]
         end = np.uint64((1 << 63 if size is None else size) - (0 if self.at_start else self.size))
@@ -463,7 +463,7 @@ class ShardIndex:
         order = np.argsort(offsets, kind="stable")
         ends = (offsets + lengths)[order]
         if (offsets < first).any() or (offsets[order][1:] < ends[:-1]).any():
-            raise Damage("its index has chunks that overlap")
+            raise Damage("chunks in its index overlap")
         return spans
 
     def encode(self, spans: NDArray[np.uint64]) -> list[Bytes]:

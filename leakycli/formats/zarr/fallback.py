@@ -106,11 +106,11 @@ class FallbackReader(_Opened):
         super().__init__(tree, key, info, document)
         self._stored = stored
         self._store = _Looked(tree.store(), self._look)
-        self._check = _Check(document)
         try:
             self._array = self._open(self._store, None)
         except Exception as error:
             raise _explained(error, tree.where(key), "cannot read", "cannot be opened") from None
+        self._check = _Check(document, tree.where(key))
         self._prototype = default_buffer_prototype()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -156,7 +156,7 @@ class FallbackReader(_Opened):
 class _Check:
     """Checks the headers of blosc chunks, in shards too."""
 
-    def __init__(self, document: ArrayDocument) -> None:
+    def __init__(self, document: ArrayDocument, where: str) -> None:
         self._chain, self._index = codec_chain(document), None
         if self._chain and self._chain[-1][0] == "sharding_indexed":
             settings = self._chain[-1][1]
@@ -166,7 +166,7 @@ class _Check:
                     document.unit, settings.get("chunk_shape"), settings.get("index_codecs"), settings.get("index_location", "end")
                 )
             except UnknownCodec as error:
-                raise UnsupportedError(str(error)) from None
+                raise UnsupportedError(f"{where}: has {error}") from None
 
     _index: ShardIndex | None
 

@@ -77,7 +77,7 @@ class _Checksum(Filter):
 
     def decode(self, data: Bytes, out: Bytes) -> Bytes:
         if data.size < 4:
-            raise Damage(f"is cut off: its checksum ({self._name}) is missing")
+            raise Damage(f"it is cut off: its checksum ({self._name}) is missing")
         stored, content = (data[:4], data[4:]) if self._at_start else (data[-4:], data[:-4])
         if int.from_bytes(stored.tobytes(), "little") != self._compute(content) & 0xFFFFFFFF:
             raise Damage(f"its checksum ({self._name}) does not match")
@@ -96,7 +96,7 @@ class _Shuffle(Filter):
 
     def decode(self, data: Bytes, out: Bytes) -> Bytes:
         if data.size % self._elementsize:
-            raise Damage(f"has {data.size} bytes, which are no elements of {self._elementsize} bytes (shuffle)")
+            raise Damage(f"it has {data.size} bytes, which are no elements of {self._elementsize} bytes (shuffle)")
         np.copyto(out.reshape(-1, self._elementsize), data.reshape(self._elementsize, -1).T)
         return out
 
@@ -112,7 +112,7 @@ class _Delta(Filter):
 
     def decode(self, data: Bytes, out: Bytes) -> Bytes:
         if data.size % self._dtype.itemsize:
-            raise Damage(f"has {data.size} bytes, which are no elements of {self._dtype.itemsize} bytes (delta)")
+            raise Damage(f"it has {data.size} bytes, which are no elements of {self._dtype.itemsize} bytes (delta)")
         native = self._dtype.newbyteorder("=")
         sums = np.cumsum(data.view(self._dtype), dtype=native)
         np.copyto(out.view(self._dtype), sums)
@@ -137,7 +137,7 @@ class _Base64(Filter):
         try:
             decoded = binascii.a2b_base64(data.data, strict_mode=True)
         except ValueError as error:
-            raise Damage(f"is not base64: {error}") from None
+            raise Damage(f"it is not base64: {error}") from None
         return as_bytes(decoded)
 
     def encode(self, data: Bytes) -> list[Bytes]:
@@ -172,11 +172,11 @@ class _Zstd(Compressor):
     def decode(self, data: Bytes, out: Bytes) -> None:
         # The library refuses content that is too large, but neither refuses nor reports content that is too small.
         if _zstd_size(data[:18]) != out.size and (known := _zstd_total(data)) is not None and known != out.size:
-            raise Damage(f"holds {known} bytes, where {out.size} belong (zstd)")
+            raise Damage(f"it holds {known} bytes, where {out.size} belong (zstd)")
         try:
             self._zstd.decompress(data, out)
         except (RuntimeError, ValueError) as error:
-            raise Damage(f"cannot be decoded: {error}") from None
+            raise Damage(f"{error} ({self.name})") from None
 
     def encode(self, data: Bytes) -> list[Bytes]:
         return [as_bytes(self._zstd.compress(data, self._level, self._checksum))]
@@ -198,13 +198,13 @@ class _Blosc(Compressor):
     def decode(self, data: Bytes, out: Bytes) -> None:
         size, block = check_blosc(data)
         if size != out.size:
-            raise Damage(f"holds {size} bytes, where {out.size} belong (blosc)")
+            raise Damage(f"it holds {size} bytes, where {out.size} belong (blosc)")
         if data[3] == 0 or not 0 < block <= size:
-            raise Damage("has a malformed header (blosc)")
+            raise Damage("it has a malformed header (blosc)")
         try:
             self._blosc.decompress(data, out)
         except (RuntimeError, ValueError) as error:
-            raise Damage(f"cannot be decoded: {error}") from None
+            raise Damage(f"{error} ({self.name})") from None
 
     def encode(self, data: Bytes) -> list[Bytes]:
         return [as_bytes(self._blosc.compress(data, *self._settings, self._typesize))]
@@ -227,11 +227,11 @@ class _Lz4(Compressor):
     def decode(self, data: Bytes, out: Bytes) -> None:
         size = int.from_bytes(data[:4].tobytes(), "little")
         if data.size < 4 or size != out.size:
-            raise Damage(f"holds {size} bytes, where {out.size} belong (lz4)")
+            raise Damage(f"it holds {size} bytes, where {out.size} belong (lz4)")
         try:
             self._lz4.decompress(data, out)
         except (RuntimeError, ValueError) as error:
-            raise Damage(f"cannot be decoded: {error}") from None
+            raise Damage(f"{error} ({self.name})") from None
 
     def encode(self, data: Bytes) -> list[Bytes]:
         return [as_bytes(self._lz4.compress(data, self._acceleration))]
@@ -259,7 +259,7 @@ class _Streamed(Compressor):
                 raise Damage(f"something follows its end ({self.name})")
             done, rest = self._stream(rest, out, done)
         if done != out.size:
-            raise Damage(f"holds {done} bytes, where {out.size} belong ({self.name})")
+            raise Damage(f"it holds {done} bytes, where {out.size} belong ({self.name})")
 
     @staticmethod
     def _streamed(size: int, decoder: int, encoder: int) -> tuple[int, int]:
@@ -273,13 +273,13 @@ class _Streamed(Compressor):
             while not decoder.eof:
                 piece = decoder.decompress(data, _PIECE)
                 if not len(piece) and not decoder.eof:
-                    raise Damage(f"is cut off ({self.name})")
+                    raise Damage(f"it is cut off ({self.name})")
                 if len(piece) > out.size - done:
-                    raise Damage(f"holds more than the {out.size} bytes that belong there ({self.name})")
+                    raise Damage(f"it holds more than the {out.size} bytes that belong there ({self.name})")
                 out[done : done + len(piece)] = as_bytes(piece)
                 done, data = done + len(piece), out[:0]
         except errors as error:
-            raise Damage(f"cannot be decoded: {error} ({self.name})") from None
+            raise Damage(f"{error} ({self.name})") from None
         return done, as_bytes(decoder.unused_data)
 
 
@@ -367,10 +367,10 @@ def check_blosc(data: Bytes) -> tuple[int, int]:
     The library trusts the header: with a wrong length it would read past the end of `data`.
     """
     if data.size < 16:
-        raise Damage("is cut off (blosc)")
+        raise Damage("it is cut off (blosc)")
     size, block, encoded = data[4:16].view("<u4").tolist()
     if encoded != data.size:
-        raise Damage(f"is {'cut off' if encoded > data.size else 'longer than it says'}: its header tells of {encoded} bytes (blosc)")
+        raise Damage(f"it is {'cut off' if encoded > data.size else 'longer than it says'}: its header tells of {encoded} bytes (blosc)")
     return size, block
 
 

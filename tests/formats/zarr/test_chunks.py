@@ -194,7 +194,7 @@ def test_chunks_that_were_not_there_are_not_asked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("layout", "damage", "message"),
     [
-        (RAW, lambda data: data[:-1], r"c/0: cannot be decoded: has 63 bytes, where 64 belong \(bytes 0 to 63\)"),
+        (RAW, lambda data: data[:-1], r"c/0: cannot be decoded: it has 63 bytes, where 64 belong \(bytes 0 to 63\)"),
         (RAW, lambda data: data + b"x", r"c/0: cannot be decoded: .*65 bytes, where .*64 belong"),
         (ZSTD, lambda data: data[:-1], r"c/0: cannot be decoded: .*\(bytes 0 to \d+\)"),
         (ZSTD, lambda data: b"", r"c/0: cannot be decoded: .*\(bytes 0 to 0\)"),
