@@ -6,6 +6,7 @@ reader's regions may lie anywhere in the array. A writer's regions consist of wh
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,8 +17,8 @@ import numpy as np
 
 from leakycli.errors import CorruptError, SourceChangedError
 from leakycli.formats.base import Array, ArrayInfo
-from leakycli.formats.zarr.codecs import ChunkError, CodecChain, Part
-from leakycli.formats.zarr.metadata import ArrayDocument
+from leakycli.formats.zarr.codecs import ChunkError, CodecChain, Part, UnknownCodec
+from leakycli.formats.zarr.metadata import ArrayDocument, Document
 from leakycli.regions import Box, Grid, Index, Presence
 from leakycli.stores.base import AT_ONCE, Pieces, Request, Store
 
@@ -29,13 +30,34 @@ _LONGEST = 16 << 20
 
 
 def chain_of(document: ArrayDocument) -> CodecChain:
-    """The codec chain of an array. Raises UnknownCodec."""
+    """The codec chain of an array.
+
+    Raises UnknownCodec, also for details of the document that zarr may refuse: zarr then decides.
+    """
     fields, dtype = document.document, document.dtype
     assert dtype is not None
+    if not (_is_usual_v3(fields) if document.zarr_format == 3 else _is_usual_v2(fields)):
+        raise UnknownCodec("an unusual document")
     fill = np.full(1, 0 if document.fill_value is None else document.fill_value, dtype).tobytes()
     if document.zarr_format == 3:
         return CodecChain.v3(fields["codecs"], document.unit, dtype, fill)
     return CodecChain.v2(fields.get("compressor"), fields.get("filters"), document.order, document.unit, dtype, fill)
+
+
+def _is_usual_v3(fields: Document) -> bool:
+    """Whether a parsed document has no unknown settings outside its codecs."""
+    known = {"chunk_grid": {"chunk_shape"}, "chunk_key_encoding": {"separator"}}
+    for name, settings in known.items():
+        found = fields[name].get("configuration", {}) if isinstance(fields[name], dict) else {}
+        if not isinstance(found, dict) or not found.keys() <= settings:
+            return False
+    return isinstance(fields.get("storage_transformers", []), list)
+
+
+def _is_usual_v2(fields: Document) -> bool:
+    """Whether a parsed document has its type and fill value in the usual form."""
+    fill = fields["fill_value"]
+    return re.fullmatch(r"[<>|][iuf][1248]", fields["dtype"]) is not None and not (isinstance(fill, str) and fill.startswith("0x"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import random
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import tracemalloc
 import uuid
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -20,17 +22,29 @@ import google_crc32c
 import numpy as np
 import pytest
 
-from leakycli.errors import CorruptError, SourceChangedError, StorageError
+from leakycli.errors import CorruptError, LeakyError, SourceChangedError, StorageError
 from leakycli.formats.base import ArrayInfo, Chunking
 from leakycli.formats.zarr import metadata
-from leakycli.formats.zarr.chunks import ChunkReader, ChunkWriter
+from leakycli.formats.zarr.chunks import ChunkReader, ChunkWriter, chain_of
 from leakycli.formats.zarr.tree import ZipTree
 from leakycli.regions import Box, Grid, Presence
 from leakycli.stores.base import Request, Room, Store
 from leakycli.stores.directory import Directory
 from leakycli.stores.objects import Members, Objects
 from leakycli.stores.remote import Remote
-from tests.formats.zarr.layouts import LAYOUTS, LITTLE, Array, Layout, read, read_ours, same, stored, write_documents, write_ours
+from tests.formats.zarr.layouts import (
+    LAYOUTS,
+    LITTLE,
+    Array,
+    Layout,
+    opened_by_zarr,
+    read,
+    read_ours,
+    same,
+    stored,
+    write_documents,
+    write_ours,
+)
 from tests.kit.conformance import check_box_reader, check_box_writer
 
 #: One of each kind: raw, compressed, sharded, turned, byte-swapped, of version 2, without dimensions.
@@ -458,3 +472,34 @@ print(*there_and_back(1 << 20))
     encoding, projected, decoding, projected_decoding = map(int, ran.stdout.split())
     assert encoding <= projected + (1 << 19)
     assert decoding <= projected_decoding + (1 << 19)
+
+
+# Documents
+
+#: What a document may say instead of what it should.
+WRONG: tuple[Any, ...] = (
+    *(None, True, -1, 0, 1, 3, 1.5, "", "C", ".", "/", "NaN", "0x7fc00000", "<f4", "float32", [], [0], [1, 2], ["a"], {}, [{"name": "x"}]),
+    *({"name": "default", "configuration": {"separator": "/"}}, {"name": "default", "configuration": None}, {"name": "v2"}),
+    *(
+        {"name": "default", "configuration": {"separator": ".", "more": 1}},
+        {"name": "regular", "configuration": {"chunk_shape": [4], "x": 1}},
+    ),
+)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS[::9], ids=lambda layout: layout.name)
+def test_documents_that_are_accepted_are_those_that_zarr_accepts(layout: Layout, tmp_path: Path) -> None:
+    rng = random.Random(layout.seed)
+    # Who reads documents looks at the type of the node first; codecs have tests of their own.
+    fields = sorted({*layout.document, "storage_transformers", "extra"} - {"node_type", "codecs", "compressor", "filters"})
+    for number in range(20):
+        changed = replace(layout, document={**layout.document, rng.choice(fields): rng.choice(WRONG)})
+        try:
+            document = metadata.parse(changed.document, {}, "there")
+            metadata.check_transformable(document, "there")
+            chain_of(document)
+        except LeakyError:
+            continue
+        write_documents(changed, tmp_path / str(number))
+        with opened_by_zarr(tmp_path / str(number), "r") as array:
+            assert array.shape == document.shape
