@@ -399,7 +399,9 @@ class Job:
     def _named(self, text: str) -> str:
         """A message with the destination's name in place of that under which it is written."""
         partial = self._destination.partial
-        return text.replace(shown(partial), shown(self._destination.dest)) if isinstance(partial, str) and partial != "-" else text
+        if not isinstance(partial, str) or partial == "-" or self._destination.complete:
+            return text
+        return text.replace(shown(partial), shown(self._destination.dest))
 
     def _mendable(self, error: StorageError) -> StorageError:
         """`error`, and what to do about it."""

@@ -301,26 +301,29 @@ def changed(path: str) -> SourceChangedError:
     return SourceChangedError(f"{shown(path)}: changed while it was read; run again when it is left alone")
 
 
-def is_unchanged(source: Source) -> bool:
-    """Whether `source` still is what was opened. Raises StorageError where that cannot be told."""
+def check_unchanged(source: Source, path: str) -> None:
+    """Raise StorageError where `source`, which is at `path`, is no longer what was opened."""
     try:
         found = source.identity()
-        return all(found.get(name) == value for name, value in source.opened.items())
     except StorageError as error:
-        if error.errno == errno.ENOENT:
-            return False
-        raise
+        if error.errno != errno.ENOENT:
+            raise
+        gone = StorageError(f"{shown(path)}: was removed while it was read; run again when it is back")
+        gone.errno = errno.ENOENT
+        raise gone from None
+    if any(found.get(name) != value for name, value in source.opened.items()):
+        raise changed(path)
 
 
 @contextlib.contextmanager
 def unchanged(source: Source, path: str) -> Iterator[None]:
-    """What is found wrong with `source`, which is at `path`, within: SourceChangedError where it is no longer what was opened."""
+    """What is found wrong with `source`, which is at `path`, within: first whether it still is what was opened."""
     try:
         yield
     except (CorruptError, StorageError) as error:
-        if not (isinstance(error, CorruptError) or error.errno == errno.ENOENT) or is_unchanged(source):
-            raise
-        raise changed(path) from None
+        if isinstance(error, CorruptError) or error.errno == errno.ENOENT:
+            check_unchanged(source, path)
+        raise
 
 
 def read_limited(path: str, most: int) -> bytes | None:

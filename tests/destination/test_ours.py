@@ -381,7 +381,8 @@ def test_a_signal_while_publishing_waits_until_all_is_done(here: Path, source: s
         source,
         dest,
         "-q",
-        *(["--overwrite"] if step == "exchange" else []),
+        # Not as a small file, which has no name before it is complete.
+        *(["--overwrite"] if step == "exchange" else ["--fsync"]),
     ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == -2, done.stderr
