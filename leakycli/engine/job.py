@@ -513,7 +513,7 @@ class Job:
         return results, written
 
     def _fingerprint(self) -> dict[str, Any]:
-        """What must be the same for a run to be gone on from."""
+        """What must be the same for a run to be resumed."""
         fields = {"source": self._identity(), "format": self._format, "provenance": self._options.provenance}
         # What was done of chunks that have gone, or have come, since would stay, and its statistics with it.
         transformed = [member for member in self._source.members if member.key in self._members]

@@ -24,25 +24,11 @@ from leakycli.destination.names import Names, check_jobs
 from leakycli.engine import events
 from leakycli.errors import LeakyError, StorageError, UsageError
 from tests.formats.test_bad_input import snapshot
+from tests.kit.observers import StopAfter, Stopped
 
 X = np.linspace(-1, 1, 64 * 512, dtype=np.float32).reshape(64, 512)
 
 COMMANDS = (Options(), Options(resume=True), Options(overwrite=True), Options(resume=True, overwrite=True))
-
-
-class Stopped(BaseException):
-    """Somebody ends the run."""
-
-
-class StopAfter:
-    def __init__(self, regions: int) -> None:
-        self.left = regions
-
-    def __call__(self, event: events.Event) -> None:
-        if isinstance(event, events.RegionDone):
-            self.left -= 1
-            if not self.left:
-                raise Stopped
 
 
 @pytest.fixture

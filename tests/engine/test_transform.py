@@ -21,7 +21,7 @@ from leakycli.formats import ArrayInfo
 from leakycli.formats.npy import NpyTarget
 from leakycli.regions import Span
 from tests.formats.test_conformance import NOWHERE
-from tests.promises.test_faults import At
+from tests.kit.observers import At
 
 Array = NDArray[Any]
 

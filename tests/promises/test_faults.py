@@ -17,8 +17,8 @@ import pytest
 import zarr
 
 from leakycli import Options, apply
-from leakycli.engine import events
 from leakycli.errors import CorruptError, DifferenceError, LeakyError, StorageError, UsageError
+from tests.kit.observers import At, Stopped, end
 
 X = np.random.default_rng(4).standard_normal((64, 512)).astype("f4")
 FORMATS = ("npy", "npz", "zarr")
@@ -31,19 +31,6 @@ def here(small_regions: Path) -> Path:
     np.savez("in.npz", x=X)
     zarr.create_array("in.zarr", data=X, chunks=(2, 512), compressors=())
     return small_regions
-
-
-class At:
-    """An observer that does something after so many regions."""
-
-    def __init__(self, regions: int, act: Callable[[], object]) -> None:
-        self.left, self.act = regions, act
-
-    def __call__(self, event: events.Event) -> None:
-        if isinstance(event, events.RegionDone):
-            self.left -= 1
-            if not self.left:
-                self.act()
 
 
 def small_disk(*points: str) -> None:
@@ -182,14 +169,6 @@ def test_without_fsync_nothing_is_flushed(here: Path, monkeypatch: pytest.Monkey
 # Nothing is left in the process.
 
 
-class Stopped(BaseException):
-    """Somebody ends the run."""
-
-
-def _stop() -> None:
-    raise Stopped
-
-
 def _one_run(number: int) -> None:
     """One of several kinds of run, which succeeds, fails or is stopped."""
     suffix = FORMATS[number % 3]
@@ -204,7 +183,7 @@ def _one_run(number: int) -> None:
             apply(f"bad.{suffix}", dest)
     elif kind == 3:
         with pytest.raises(Stopped):
-            apply(source, dest, Options(workers=2), At(3, _stop))
+            apply(source, dest, Options(workers=2), At(3, end))
         apply(source, dest, Options(resume=True))
     elif kind == 4:
         with pytest.raises((DifferenceError, LeakyError)):

@@ -22,38 +22,17 @@ from leakycli import Options, apply, leaky_relu, system
 from leakycli.api import recorded_parameters
 from leakycli.cli import _run
 from leakycli.destination import journal
-from leakycli.engine import events
 from leakycli.errors import FlushError, LeakyError, SourceChangedError, StorageError, UsageError
 from leakycli.formats import zipfile as z
 from leakycli.report.saved import saved_report
+from tests.kit.observers import At, Stopped, end
 
 X = np.linspace(-1, 1, 64 * 512, dtype=np.float32).reshape(64, 512)
 
 
-class Stopped(BaseException):
-    """Somebody ends the run."""
-
-
-class At:
-    """An observer that does something after so many regions."""
-
-    def __init__(self, regions: int, act: Callable[[], object]) -> None:
-        self.left, self.act = regions, act
-
-    def __call__(self, event: events.Event) -> None:
-        if isinstance(event, events.RegionDone):
-            self.left -= 1
-            if not self.left:
-                self.act()
-
-
-def _stop() -> None:
-    raise Stopped
-
-
 def stop(source: str, dest: str, **options: Any) -> None:
     with pytest.raises(Stopped):
-        apply(source, dest, Options(workers=1, **options), At(6, _stop))
+        apply(source, dest, Options(workers=1, **options), At(6, end))
     assert os.path.lexists(f"{dest}.partial.journal")
 
 
@@ -238,7 +217,7 @@ def test_a_spool_is_flushed_before_a_line_relies_on_it(here: Path, monkeypatch: 
         monkeypatch.setattr(os, name, _watched(name, getattr(os, name), made))
     options = Options(fsync=True, compressor="deflate:1", memory=system.resident() + (36 << 20), workers=1)
     with pytest.raises(Stopped):
-        apply("a.zarr", "out.npz", options, At(9, _stop))
+        apply("a.zarr", "out.npz", options, At(9, end))
     told = [i for i, (name, path) in enumerate(made) if (name, path) == ("write", "out.npz.partial.journal")]
     assert len(told) > 5
     for before, line in itertools.pairwise(told[1:]):

@@ -26,25 +26,9 @@ from leakycli.function.rule import Rule
 from leakycli.function.sample import QUANTILES, Distribution, Histogram
 from leakycli.function.stats import BlockStats, Losses, Summary
 from tests.conftest import Run
+from tests.kit.observers import StopAfter, Stopped
 
 X = np.random.default_rng(9).standard_normal((64, 512)).astype("f4")
-
-
-class Stopped(BaseException):
-    """Somebody ends the run, as a signal does."""
-
-
-class StopAfter:
-    """An observer that ends the run after so many regions."""
-
-    def __init__(self, regions: int) -> None:
-        self.left = regions
-
-    def __call__(self, event: events.Event) -> None:
-        if isinstance(event, events.RegionDone):
-            self.left -= 1
-            if not self.left:
-                raise Stopped
 
 
 class Told:

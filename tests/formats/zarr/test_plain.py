@@ -28,7 +28,7 @@ from leakycli.formats.zarr.place import FolderPlace
 from leakycli.formats.zarr.source import PlainReader
 from leakycli.regions import Box
 from tests.conftest import Run
-from tests.promises.test_faults import At
+from tests.kit.observers import At
 
 Array = NDArray[Any]
 
