@@ -223,7 +223,11 @@ def carries(format: str, layout: Layout, source: Source, member: Member) -> bool
 
         return translates(layout, source, member)
     if member.problem is not None:
-        raise type(member.problem)(f"{member.problem} (an array that is not chosen is copied, which this one cannot be from Zarr to npz)")
+        family = source.format.removesuffix(".zip")
+        raise type(member.problem)(
+            f"{member.problem}; an array that is not chosen is copied, which this one cannot be from {source.format} to {format}: "
+            f"give DEST a name in .{family}, or in .npy for one array (--only)"
+        )
     return member.array is not None
 
 
