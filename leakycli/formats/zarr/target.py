@@ -174,7 +174,9 @@ class ZarrTarget:
         assert info.chunking is not None
         key = member.name if source.format != "npy" else ""
         if (key or source.format == "npz") and not _may_be_key(key):
-            raise UnsupportedError(f"array {shown(key)}: this name cannot be one in a Zarr hierarchy")
+            raise UnsupportedError(
+                f"array {shown(key)}: this name cannot be one in a Zarr hierarchy; save it under another name, or give DEST a name in .npz"
+            )
         mirror = mirrors(self._layout, source)
         if not mirror and begun is None and self._begun:
             # Of an array that it has not told of.
