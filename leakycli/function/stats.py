@@ -149,7 +149,7 @@ class NanError(LossError):
     """A NaN met an integer output and nothing says what it becomes; `position` is its index in the elements given."""
 
     def __init__(self, position: int) -> None:
-        super().__init__(f"NaN at flat index {position} has no integer; give nan=N to say what NaN becomes")
+        super().__init__(f"NaN at flat index {position} has no integer; replace it first (numpy.nan_to_num), or choose a floating dtype")
         self.position = position
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from zarr.abc.store import ByteRequest, RangeByteRequest
 from zarr.core.buffer import Buffer, default_buffer_prototype
 
-from leakycli.errors import CorruptError, LeakyError, SourceChangedError, UnsupportedError, UsageError, listed, shown
+from leakycli.errors import CorruptError, LeakyError, SourceChangedError, StorageError, UnsupportedError, UsageError, counted, listed, shown
 from leakycli.formats.base import METADATA, Array, ArrayInfo, Chunking, Member, Outline, Source, Usage
 from leakycli.formats.zarr import comparing, conventions, engine, hierarchy, metadata, result
 from leakycli.formats.zarr.hierarchy import Node
@@ -82,8 +82,10 @@ class ZarrSource:
         self.warnings: tuple[str, ...] = tuple(self._oddities())
         self.opened: dict[str, Any] = {"metadata_blake2b": _digest(self.nodes.values()), **self.tree.identity()}
 
-    def _no_node(self) -> CorruptError:
+    def _no_node(self) -> LeakyError:
         where = self.tree.where(self._root)
+        if self._root and self.tree.listed and not self.tree.holds(self._root) and not any(self.tree.children(self._root)):
+            return StorageError(f"cannot read {where}: the archive holds nothing of this name")
         text = f"{where}: is no Zarr array or group: it has no {', '.join(DOCUMENTS)}"
         if inner := hierarchy.inner_nodes(self.tree, self._root):
             text += f"; {self.tree.where(hierarchy.under(self._root, inner[0]))} is one"
@@ -131,7 +133,7 @@ class ZarrSource:
             document = self.documents[member.key]
             keyed = f"the separator {document.separator!r}" + (f" and keys that begin with {document.prefix!r}" if document.prefix else "")
             raise CorruptError(
-                f"{self.tree.where(self.key(member))}: none of its chunks is found, but {strays.count} files that are none, as "
+                f"{self.tree.where(self.key(member))}: none of its chunks is found, but {counted(strays.count, 'file')} of other names, such as "
                 f"{shown(strays.other)}; its document says {keyed}: correct it (dimension_separator, chunk_key_encoding)"
             )
         return None if presence is None or presence.count == presence.size else presence
