@@ -899,8 +899,8 @@ def test_verify_writes_nothing(run: Command) -> None:
 def test_functions_take_paths_of_pathlib(here: Path) -> None:
     np.save("in.npy", np.array([-1, 2], "f4"))
     source, dest = Path("in.npy"), Path("out.npy")
-    leakycli.dry_run(source, dest)
+    package.dry_run(source, dest)
     assert not dest.exists()
-    assert leakycli.apply(source, dest).destination.path == "out.npy"
-    assert leakycli.verify(source, dest).equal
-    assert leakycli.info(source).format == "npy"
+    assert package.apply(source, dest).destination.path == "out.npy"
+    assert package.verify(source, dest).equal
+    assert package.info(source).format == "npy"

@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import shlex
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from math import prod
@@ -132,9 +133,10 @@ class ZarrSource:
         if presence is not None and not presence.count and strays is not None and strays.other is not None:
             document = self.documents[member.key]
             keyed = f"the separator {document.separator!r}" + (f" and keys that begin with {document.prefix!r}" if document.prefix else "")
+            skip = f", or leave the array as is: --skip {shown(shlex.quote(member.name))}" if member.name else ""
             raise CorruptError(
-                f"{self.tree.where(self.key(member))}: none of its chunks is found, but {counted(strays.count, 'file')} of other names, such as "
-                f"{shown(strays.other)}; its document says {keyed}: correct it (dimension_separator, chunk_key_encoding)"
+                f"{self.tree.where(self.key(member))}: none of its chunks is found, but {counted(strays.count, 'file')} of other names, "
+                f"such as {shown(strays.other)}; its document says {keyed}: correct it (dimension_separator, chunk_key_encoding){skip}"
             )
         return None if presence is None or presence.count == presence.size else presence
 

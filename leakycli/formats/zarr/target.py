@@ -58,7 +58,9 @@ def result_array(array: ArrayInfo, dtype: np.dtype[Any], layout: Layout, source:
         return ArrayInfo(array.name, array.shape, dtype, False, had)
     for given, option in ((layout.chunks, "--chunks"), (layout.shards, "--shards")):
         if given is not None and len(given) != len(array.shape):
-            raise UsageError(f"{name}{option} has {len(given)} lengths, the array {len(array.shape)} dimensions {array.shape}")
+            raise UsageError(
+                f"{name}{option} has {counted(len(given), 'length')}, the array {counted(len(array.shape), 'dimension')} {array.shape}"
+            )
     chunks = layout.chunks or (had.chunks if had else default_chunks(array.shape, dtype.itemsize))
     shards = layout.shards or (had.shards if had and layout.chunks is None and layout.zarr_format != 2 else None)
     if shards is not None:

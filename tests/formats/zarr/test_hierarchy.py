@@ -648,3 +648,15 @@ def test_a_name_that_an_archive_does_not_hold_is_a_missing_path(tmp_path: Path) 
         leakycli.apply(tmp_path / "in.zarr.zip/nope", tmp_path / "out.zarr")
     with pytest.raises(CorruptError, match=r"in\.zarr\.zip/g: is no Zarr array or group.*in\.zarr\.zip/g/x is one"):
         leakycli.apply(tmp_path / "in.zarr.zip/g", tmp_path / "out.zarr")
+
+
+def test_chunks_of_another_separator_name_the_way_past(tmp_path: Path) -> None:
+    source, dest = tmp_path / "in.zarr", tmp_path / "out.zarr"
+    zarr.open_group(source, mode="w")
+    array(source / "x")
+    array(source / "odd one", np.ones((2, 2), "f4"), chunks=(1, 1), dimension_names=None)
+    edit(source / "odd one/zarr.json", chunk_key_encoding={"name": "default", "configuration": {"separator": "."}})
+    with pytest.raises(CorruptError, match=r"4 files of other names, such as c/\d/\d; .* the separator '\.'.*--skip 'odd one'$"):
+        leakycli.apply(source, dest)
+    leakycli.apply(source, dest, Options(skip=("odd one",)))
+    assert leakycli.verify(source, dest).equal
