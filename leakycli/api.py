@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -31,9 +32,13 @@ if TYPE_CHECKING:
 __all__ = ["Options", "SourceInfo", "apply", "check_patterns", "dry_run", "info", "recorded_parameters", "verify"]
 
 
+#: A path: text, or a `pathlib.Path`.
+AnyPath = str | os.PathLike[str]
+
+
 def apply(
-    source: str,
-    dest: str,
+    source: AnyPath,
+    dest: AnyPath,
     options: Options | None = None,
     observe: events.Observer = events.ignore,
 ) -> Report:
@@ -43,13 +48,13 @@ def apply(
     `.zarr` or `.zarr.zip`, or "-". The destination appears complete or not at all; what was under its name stays until then, and for good
     without `options.overwrite`.
     """
-    with Job(source, dest, options or Options()) as job:
+    with Job(os.fspath(source), os.fspath(dest), options or Options()) as job:
         return job.run(observe)
 
 
-def dry_run(source: str, dest: str, options: Options | None = None) -> Preview:
+def dry_run(source: AnyPath, dest: AnyPath, options: Options | None = None) -> Preview:
     """What `apply` would do, after the same checks; nothing is written."""
-    with Job(source, dest, options or Options()) as job:
+    with Job(os.fspath(source), os.fspath(dest), options or Options()) as job:
         job.check()
         return job.preview()
 
@@ -90,8 +95,9 @@ class SourceInfo:
     warnings: tuple[str, ...] = ()
 
 
-def info(source: str, storage_options: Mapping[str, Any] | None = None) -> SourceInfo:
+def info(source: AnyPath, storage_options: Mapping[str, Any] | None = None) -> SourceInfo:
     """What is at `source`. No elements are read; the chunks of a Zarr are listed. storage_options: see `Options`."""
+    source = os.fspath(source)
     with contextlib.closing(formats.open_source(formats.located(source, storage_options or {}))) as opened:
         usage = {member.key: found for member in opened.members if (found := opened.usage(member)) is not None}
         size = opened.identity().get("bytes")
@@ -100,7 +106,7 @@ def info(source: str, storage_options: Mapping[str, Any] | None = None) -> Sourc
         return SourceInfo(opened.format, opened.members, size, usage, (*opened.warnings, *ignored(source, opened.members)))
 
 
-def verify(source: str, dest: str, options: Options | None = None, observe: events.Observer = events.ignore) -> Comparison:
+def verify(source: AnyPath, dest: AnyPath, options: Options | None = None, observe: events.Observer = events.ignore) -> Comparison:
     """Compute the leaky ReLU of `source` again and compare `dest` with it bit for bit, in streams.
 
     Of `options`, alpha, dtype, nan, only, skip, workers, memory and storage_options count.
@@ -108,6 +114,7 @@ def verify(source: str, dest: str, options: Options | None = None, observe: even
     from leakycli.engine.verify import compare_sources
 
     options = options or Options()
+    source, dest = os.fspath(source), os.fspath(dest)
     for path in (source, dest):
         if formats.is_stream(path):
             raise UsageError(f"{shown(path)}: verify compares files; a stream cannot be read twice")
@@ -120,8 +127,9 @@ def verify(source: str, dest: str, options: Options | None = None, observe: even
         return compare_sources((source, opened), (dest, found), options, observe)
 
 
-def recorded_parameters(dest: str, storage_options: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+def recorded_parameters(dest: AnyPath, storage_options: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
     """The parameters that the report beside `dest` gives for it; None without a report, or where it is of another file."""
+    dest = os.fspath(dest)
     try:
         at, report_at = (formats.located(path, storage_options or {}) for path in (dest, f"{dest}.report.json"))
         report = saved_values(report_at)

@@ -48,6 +48,9 @@ def result_info(array: ArrayInfo, rule: Rule | None, format: str, layout: Layout
     if format.startswith("zarr"):
         from leakycli.formats.zarr import result_array
 
+        if rule is None:
+            # Chunks and shards are given for the arrays that are transformed; those that are copied may have other dimensions.
+            layout = replace(layout, chunks=None, shards=None)
         return result_array(array, dtype, layout, source, member)
     return ArrayInfo(array.name, array.shape, dtype, array.fortran)
 

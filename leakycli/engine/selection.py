@@ -64,7 +64,7 @@ class Selection:
         chosen = tuple(member for member in arrays if (member.key in asked if self.only else member.unasked) and member.key not in left_out)
         if not chosen:
             hint = "--only, --skip" if self.only or self.skip else "none is of floats that are no coordinates; name them with --only"
-            raise UsageError(f"{shown(path)}: no array is left to transform ({hint}); there are: {_names(arrays)}")
+            raise UsageError(f"{shown(path)}: no array is left to transform ({hint}); {_there([member.name for member in arrays])}")
         for member in chosen:
             if member.reserved is not None and member.name and member.key not in named:
                 raise member.reserved
@@ -93,9 +93,8 @@ def refuse_unmet(selection: Selection, sources: Iterable[Sequence[Member] | None
         for pattern in patterns:
             if (option, pattern) in unmet:
                 rest = f" ({unread} could not be read)" if unread else ""
-                raise UsageError(
-                    f"in none of the {counted(count, 'source')}{rest} {_unmet(option, pattern, list(names))}; nothing was written"
-                )
+                among = f" in any of the {counted(count, 'source')}{rest}"
+                raise UsageError(f"{_unmet(option, pattern, list(names), among)}; nothing was written")
 
 
 def found(pattern: str, members: Sequence[Member], path: str) -> Found:
@@ -129,18 +128,24 @@ def _skippable(members: Sequence[Member]) -> list[Member]:
     return [member for member in members if member.array is not None or member.problem is not None or member.name.rstrip("/") not in around]
 
 
-def _unmet(option: str, pattern: str, names: list[str]) -> str:
-    """What to say of a pattern that meets none of the arrays of these `names`."""
-    text = f"no array is named {shown(pattern)} (--{option})"
+def _unmet(option: str, pattern: str, names: list[str], among: str = "") -> str:
+    """What to say of a pattern that meets none of the arrays of these `names`. among: where they were looked for."""
+    text = f"no array{among} is named {shown(pattern)} (--{option})"
     if not any(names):
-        return f"{text}; there is one array, which has no name: leave out --{option}"
+        return f"{text}; {_there(names)}: leave out --{option}"
     if any(name.startswith(f"{pattern}/") for name in names):
         text += f"; it is a group: give its arrays, as in {shown(shlex.quote(f'{pattern}/*'))}"
     elif "[" in pattern and not set("*?").isdisjoint(pattern):
         text += "; in a pattern brackets hold a set of characters, and [[] is a bracket itself"
     elif like := get_close_matches(pattern, names[:_COMPARED], 1):
         text += f"; did you mean {shown(like[0])}?"
-    return f"{text}; there are: {listed(names)}"
+    return f"{text}; {_there(names)}"
+
+
+def _there(names: Sequence[str]) -> str:
+    """Say which arrays there are. The only array of a file has no name."""
+    named = [name for name in names if name]
+    return f"there are: {listed(named)}" if named else "there is one array, which has no name"
 
 
 def _names(arrays: Sequence[Member]) -> str:

@@ -216,17 +216,17 @@ def carries(format: str, layout: Layout, source: Source, member: Member) -> bool
     """
     if format == "npy":
         return False
-    if format.removesuffix(".zip") == source.format.removesuffix(".zip"):
+    family, own = format.removesuffix(".zip"), source.format.removesuffix(".zip")
+    if family == own:
         if not format.startswith("zarr") or layout.zarr_format is None:
             return False
         from leakycli.formats.zarr import carries as translates
 
         return translates(layout, source, member)
     if member.problem is not None:
-        family = source.format.removesuffix(".zip")
         raise type(member.problem)(
-            f"{member.problem}; an array that is not chosen is copied, which this one cannot be from {source.format} to {format}: "
-            f"give DEST a name in .{family}, or in .npy for one array (--only)"
+            f"{member.problem}; an array that is not chosen is copied, which this one cannot be from {own} to {family}: "
+            f"give DEST a name in .{own}, or in .npy for one array (--only)"
         )
     return member.array is not None
 

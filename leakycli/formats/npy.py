@@ -161,8 +161,9 @@ def _parse(header: bytes, version: int) -> tuple[Index, np.dtype[Any], bool]:
     if isinstance(descr, str) and (known := _OF_ML_DTYPES.get(descr.lstrip("<>|="))) is not None:
         offset, floats = len(header) + (10 if version == 1 else 12), "complex64" if known.startswith("complex") else "float32"
         raise UnsupportedError(
-            f"type {descr} is {known} of ml_dtypes, which numpy.load does not read; to save it in another type, read it with "
-            f"numpy.fromfile(..., 'u1', offset={offset}).view(ml_dtypes.{known}).astype('{floats}').reshape{_brief(shape)}"
+            f"type {descr} is {known} of ml_dtypes, which numpy.load does not read; to save it in another type, read its bytes with "
+            f"open or ZipFile.open and take numpy.frombuffer(..., 'u1', offset={offset}).view(ml_dtypes.{known}).astype('{floats}')"
+            f".reshape{_brief(shape)}"
         )
     try:
         with warnings.catch_warnings():

@@ -894,3 +894,13 @@ def test_verify_writes_nothing(run: Command) -> None:
     run("verify", "in.npy", "out.npy")
     run("verify", "in.npy", "in.npy", "--alpha", "1")
     assert snapshot(Path()) == before
+
+
+def test_functions_take_paths_of_pathlib(here: Path) -> None:
+    np.save("in.npy", np.array([-1, 2], "f4"))
+    source, dest = Path("in.npy"), Path("out.npy")
+    package.dry_run(source, dest)
+    assert not dest.exists()
+    assert package.apply(source, dest).destination.path == "out.npy"
+    assert package.verify(source, dest).equal
+    assert package.info(source).format == "npy"

@@ -255,6 +255,23 @@ def test_in_a_batch_a_source_without_any_chosen_array_fails_and_says_so(run: Com
     assert os.path.exists("out/a.npz")
 
 
+@pytest.mark.parametrize(
+    ("arrays", "pattern", "wanted"),
+    [
+        (["x", "labels"], "zzz", "no array in any of the 2 sources is named zzz (--skip); there are: x, labels; nothing was written"),
+        (["x"], "zzz", "no array in any of the 2 sources is named zzz (--skip); there are: x; nothing was written"),
+    ],
+)
+def test_in_a_batch_arrays_without_names_are_not_listed(run: Command, arrays: list[str], pattern: str, wanted: str) -> None:
+    batch({"a.npz": arrays})
+    np.save("in.npy", X)
+    code, _, err = run("apply", "a.npz", "in.npy", "out/", "--skip", pattern)
+    assert code == 2
+    assert err == f"leakycli: {wanted}\n"
+    _, _, err = run("apply", "a.npz", "in.npy", "out/", "--only", "x")
+    assert "in.npy: no array is left to transform (--only, --skip); there is one array, which has no name\n" in err
+
+
 def test_every_array_that_has_no_leaky_relu_is_named_at_once_with_the_way_past(run: Command) -> None:
     kinds = {"s": np.array(["a"]), "b": np.array([True]), "o o": np.array([1, None], object), "d": np.array(["2020-01-01"], "M8[D]")}
     np.savez("in.npz", x=X, **kinds)  # type: ignore[arg-type]

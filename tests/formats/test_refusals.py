@@ -184,6 +184,8 @@ REFUSALS: dict[str, tuple[dict[str, bytes], str, int, str]] = {
     "booleans in an archive": ({"in.npz": npz(x=X, mask=np.array([True]))}, "in.npz out.npz", 3, "--skip mask"),
     "a member of another kind": ({"in.npz": zipped(**{"x.npy": saved(X), "h.npy": b"<html>"})}, "in.npz out.npz", 3, "--skip h"),
     "strings from npz to Zarr": ({"in.npz": npz(x=X, s=np.array(["a"]))}, "in.npz out.zarr --skip s", 3, "DEST a name in .npz"),
+    "strings from npz to Zarr, called that": ({"in.npz": npz(x=X, s=np.array(["a"]))}, "in.npz out.zarr --skip s", 3, "from npz to zarr"),
+    "a name that Zarr has no place for": ({"in.npz": zipped(**{"../x.npy": saved(X)})}, "in.npz out.zarr", 3, "DEST a name in .npz"),
     "Deflate64": ({"in.npz": method(9)}, "in.npz out.npz", 3, "(Deflate64) is not read; unpack the archive"),
     "PPMd": ({"in.npz": method(98)}, "in.npz out.npz", 3, "(PPMd) is not read; unpack the archive"),
     "an archive that is cut off": ({"in.npz": ZIP[:-30]}, "in.npz out.npz", 3, "get the file again"),

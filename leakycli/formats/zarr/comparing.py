@@ -34,8 +34,8 @@ def copy_problem(ours: End, theirs: End) -> str | None:
     if node.is_array != found.is_array:
         return f"is {'an array' if found.is_array else 'a group'}, expected {'an array' if node.is_array else 'a group'}"
     if node.zarr_format != found.zarr_format:
-        return _translation_problem(ours, theirs)
-    return _files_problem(ours, theirs, node) or _consolidated_problem(node, other, found)
+        return _superseded_problem(found) or _translation_problem(ours, theirs)
+    return _superseded_problem(found) or _files_problem(ours, theirs, node) or _consolidated_problem(node, other, found)
 
 
 def document_problem(ours: End, theirs: End, rule: Rule) -> str | None:
@@ -54,11 +54,30 @@ def document_problem(ours: End, theirs: End, rule: Rule) -> str | None:
     ):
         if one != two:
             return f"its {what} differ{'s' if what == 'fill_value' else ''} from what they should be"
-    for entry in source.strays(member):
-        name = source.below(member, entry.key)
-        if entry.problem is None and found.chunk_index(name) is None and _differ(source, entry.key, other, other.key(there, name)):
+    names = {name for name in _strays(ours) if found.chunk_index(name) is None}
+    # A web server does not tell of what no document names.
+    if source.tree.listed and other.tree.listed and (extra := sorted(names ^ _strays(theirs))):
+        return _one_sided(extra[0])
+    for name in sorted(names):
+        if _differ(source, source.key(member, name), other, other.key(there, name)):
             return f"is no copy of its source: {shown(name)} differs"
-    return None
+    return _superseded_problem(other.nodes[there.key])
+
+
+def _strays(end: End) -> set[str]:
+    """The files in an array's folder that are neither its documents nor its chunks."""
+    source, member = end
+    return {source.below(member, entry.key) for entry in source.strays(member) if entry.problem is None}
+
+
+def _one_sided(name: str) -> str:
+    return f"has not the files of its source: {shown(name)} is in one of them only"
+
+
+def _superseded_problem(found: Node) -> str | None:
+    """Which document of version 2 lies beside a node's `zarr.json`: readers of version 2 would take it for the node's."""
+    extra = sorted(found.superseded & found.texts.keys())
+    return f"has {extra[0]} beside its zarr.json, which no result has" if extra else None
 
 
 def _bits(fill: Any, dtype: np.dtype[Any], zarr_format: int) -> bytes | None:
@@ -77,7 +96,7 @@ def _files_problem(ours: End, theirs: End, node: Node) -> str | None:
     (source, member), (other, there) = ours, theirs
     names, found = ({end.below(m, entry.key) for entry in end.files(m) if entry.problem is None} for end, m in (ours, theirs))
     if names != found:
-        return f"has not the files of its source: {shown(sorted(names ^ found)[0])} is in one of them only"
+        return _one_sided(sorted(names ^ found)[0])
     for name in sorted(names):
         if not node.is_array and name in ("zarr.json", ".zmetadata"):
             # Consolidated metadata follow the arrays, and are looked at for themselves.

@@ -120,12 +120,17 @@ def parse(document: Document, attributes: Document, where: str) -> ArrayDocument
     Raises CorruptError where it is malformed, UnsupportedError where it asks for what is not supported, both beginning with `where`.
     """
     try:
-        version = document.get("zarr_format")
-        if type(version) is not int or version not in (2, 3):
-            raise UnsupportedError(f"has zarr_format {_brief(version)}; versions 2 and 3 are supported")
-        return _parse_v3(document) if version == 3 else _parse_v2(document, attributes)
+        return _parse_v3(document) if _version(document) == 3 else _parse_v2(document, attributes)
     except LeakyError as error:
         raise type(error)(f"{where}: {error}") from None
+
+
+def _version(document: Document) -> int:
+    """The version of Zarr that a document says. Raises UnsupportedError for another than 2 and 3, as zarr does."""
+    version = document.get("zarr_format")
+    if type(version) is not int or version not in (2, 3):
+        raise UnsupportedError(f"has zarr_format {_brief(version)}; versions 2 and 3 are supported")
+    return version
 
 
 def _parse_v3(document: Document) -> ArrayDocument:
@@ -218,7 +223,7 @@ def check_group(document: Document, where: str) -> None:
     try:
         if not isinstance(document.get("attributes", {}), dict):
             raise CorruptError("has attributes that are no JSON object")
-        if document.get("zarr_format") == 3:
+        if _version(document) == 3:
             _check_extensions(document, _V3_GROUP_KEYS)
     except LeakyError as error:
         raise type(error)(f"{where}: {error}") from None

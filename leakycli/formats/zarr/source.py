@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import shlex
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from math import prod
@@ -16,7 +17,7 @@ import numpy as np
 from zarr.abc.store import ByteRequest, RangeByteRequest
 from zarr.core.buffer import Buffer, default_buffer_prototype
 
-from leakycli.errors import CorruptError, LeakyError, SourceChangedError, UnsupportedError, UsageError, listed, shown
+from leakycli.errors import CorruptError, LeakyError, SourceChangedError, StorageError, UnsupportedError, UsageError, counted, listed, shown
 from leakycli.formats.base import METADATA, Array, ArrayInfo, Chunking, Member, Outline, Source, Usage
 from leakycli.formats.zarr import comparing, conventions, engine, hierarchy, metadata, result
 from leakycli.formats.zarr.hierarchy import Node
@@ -82,8 +83,10 @@ class ZarrSource:
         self.warnings: tuple[str, ...] = tuple(self._oddities())
         self.opened: dict[str, Any] = {"metadata_blake2b": _digest(self.nodes.values()), **self.tree.identity()}
 
-    def _no_node(self) -> CorruptError:
+    def _no_node(self) -> LeakyError:
         where = self.tree.where(self._root)
+        if self._root and self.tree.listed and not self.tree.holds(self._root) and not any(self.tree.children(self._root)):
+            return StorageError(f"cannot read {where}: the archive holds nothing of this name")
         text = f"{where}: is no Zarr array or group: it has no {', '.join(DOCUMENTS)}"
         if inner := hierarchy.inner_nodes(self.tree, self._root):
             text += f"; {self.tree.where(hierarchy.under(self._root, inner[0]))} is one"
@@ -130,9 +133,10 @@ class ZarrSource:
         if presence is not None and not presence.count and strays is not None and strays.other is not None:
             document = self.documents[member.key]
             keyed = f"the separator {document.separator!r}" + (f" and keys that begin with {document.prefix!r}" if document.prefix else "")
+            skip = f", or leave the array as is: --skip {shown(shlex.quote(member.name))}" if member.name else ""
             raise CorruptError(
-                f"{self.tree.where(self.key(member))}: none of its chunks is found, but {strays.count} files that are none, as "
-                f"{shown(strays.other)}; its document says {keyed}: correct it (dimension_separator, chunk_key_encoding)"
+                f"{self.tree.where(self.key(member))}: none of its chunks is found, but {counted(strays.count, 'file')} of other names, "
+                f"such as {shown(strays.other)}; its document says {keyed}: correct it (dimension_separator, chunk_key_encoding){skip}"
             )
         return None if presence is None or presence.count == presence.size else presence
 

@@ -20,7 +20,7 @@ import zarr.codecs
 
 from leakycli import stopping
 from leakycli._version import __version__
-from leakycli.errors import LeakyError, LossError, SourceChangedError, UnsupportedError, UsageError, shown
+from leakycli.errors import LeakyError, LossError, SourceChangedError, UnsupportedError, UsageError, counted, shown
 from leakycli.formats.base import METADATA, Array, ArrayInfo, Begun, Chunking, Layout, Member, Source
 from leakycli.formats.zarr import consolidated, engine, masks, metadata, result, translate
 from leakycli.formats.zarr.hierarchy import Node
@@ -58,7 +58,9 @@ def result_array(array: ArrayInfo, dtype: np.dtype[Any], layout: Layout, source:
         return ArrayInfo(array.name, array.shape, dtype, False, had)
     for given, option in ((layout.chunks, "--chunks"), (layout.shards, "--shards")):
         if given is not None and len(given) != len(array.shape):
-            raise UsageError(f"{name}{option} has {len(given)} lengths, the array {len(array.shape)} dimensions {array.shape}")
+            raise UsageError(
+                f"{name}{option} has {counted(len(given), 'length')}, the array {counted(len(array.shape), 'dimension')} {array.shape}"
+            )
     chunks = layout.chunks or (had.chunks if had else default_chunks(array.shape, dtype.itemsize))
     shards = layout.shards or (had.shards if had and layout.chunks is None and layout.zarr_format != 2 else None)
     if shards is not None:
@@ -174,7 +176,9 @@ class ZarrTarget:
         assert info.chunking is not None
         key = member.name if source.format != "npy" else ""
         if (key or source.format == "npz") and not _may_be_key(key):
-            raise UnsupportedError(f"array {shown(key)}: this name cannot be one in a Zarr hierarchy")
+            raise UnsupportedError(
+                f"array {shown(key)}: this name cannot be one in a Zarr hierarchy; save it under another name, or give DEST a name in .npz"
+            )
         mirror = mirrors(self._layout, source)
         if not mirror and begun is None and self._begun:
             # Of an array that it has not told of.
@@ -300,9 +304,9 @@ class ZarrTarget:
             else:
                 copied.append(name)
                 self._copy_file(source, entry.key, _under(key, name))
-        for names, done in ((copied, "copied as they are"), (left, "left out")):
+        for names, done in ((copied, "copied"), (left, "left out")):
             if names:
-                self._warn(key, [f"{len(names)} files in its folder are no chunks of it, as {shown(names[0])}; {done}"])
+                self._warn(key, [_told(names, done)])
 
     def _copy_file(self, source: ZarrSource, key: str, to: str) -> None:
         stopping.check()
@@ -336,7 +340,7 @@ class ZarrTarget:
                 if document is not None and name not in METADATA and document.chunk_index(name) is None:
                     strays.append(name)
         if strays:
-            self._warn(member.key, [f"{len(strays)} files in its folder are no chunks of it, as {shown(strays[0])}; copied as they are"])
+            self._warn(member.key, [_told(strays, "copied")])
 
     def _translated(self, node: Node) -> bool:
         return self._layout.zarr_format not in (None, node.zarr_format)
@@ -431,6 +435,12 @@ class ZarrTarget:
 
 def _under(key: str, name: str) -> str:
     return f"{key}/{name}" if key else name
+
+
+def _told(strays: list[str], done: str) -> str:
+    """What to say of files in an array's folder that are no chunks of it. done: with them."""
+    are = "is no chunk" if len(strays) == 1 else "are no chunks"
+    return f"{counted(len(strays), 'file')} in its folder {are} of it, such as {shown(strays[0])}; {done}"
 
 
 def _may_be_key(name: str) -> bool:

@@ -8,7 +8,7 @@ import shutil
 import warnings
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 import leakycli
 from leakycli import Options, leaky_relu
-from leakycli.errors import CorruptError, LeakyError, UnsupportedError, UsageError
+from leakycli.errors import CorruptError, LeakyError, StorageError, UnsupportedError, UsageError
 from leakycli.formats.zarr.place import FolderPlace
 from leakycli.formats.zarr.tree import FolderTree
 
@@ -254,9 +254,9 @@ def test_files_among_chunks_are_told_and_copied(tmp_path: Path) -> None:
     report = leakycli.apply(str(source), str(out), Options(verify=True))
     told = " ".join(report.warnings)
     assert "array a: 3 files in its folder are no chunks of it" in told
-    assert "array a: 1 files in its folder are no chunks of it, as .#link; left out" in told
-    assert "array n: 1 files" in told
-    assert "array empty: 1 files" in told
+    assert "array a: 1 file in its folder is no chunk of it, such as .#link; left out" in told
+    assert "array n: 1 file " in told
+    assert "array empty: 1 file " in told
     assert ".#link was left out" in told
     assert files(source).keys() == files(out).keys()
     # With smaller chunks "c/4" would be one, and so cannot be copied.
@@ -571,3 +571,93 @@ def test_chunks_of_length_0_where_there_are_no_elements(tmp_path: Path) -> None:
     edit(tmp_path / "in.zarr/zarr.json", shape=[3])
     with pytest.raises(CorruptError, match="length 0"):
         leakycli.apply(str(tmp_path / "in.zarr"), str(tmp_path / "b.zarr"))
+
+
+@pytest.mark.parametrize("version", [2, 3])
+@pytest.mark.parametrize("options", [Options(chunks=(3,)), Options(chunks=(4,), shards=(8,))])
+def test_chunks_are_for_arrays_that_are_transformed_also_where_the_version_changes(version: Any, options: Options, tmp_path: Path) -> None:
+    source, dest = tmp_path / "in.zarr", tmp_path / "out.zarr"
+    zarr.open_group(source, mode="w", zarr_format=version)
+    array(source / "x", X, version)
+    labels = np.arange(12).reshape(3, 4)
+    zarr.create_array(source / "labels", data=labels, chunks=(2, 2), zarr_format=version)
+    if options.shards is None:
+        options = replace(options, zarr_format=5 - version)
+    elif version == 2:
+        options = replace(options, zarr_format=3)
+    leakycli.apply(source, dest, options)
+    assert zarr.open_array(dest / "x", mode="r").chunks == options.chunks
+    assert zarr.open_array(dest / "labels", mode="r").chunks == (2, 2)
+    np.testing.assert_array_equal(zarr.open_array(dest / "labels", mode="r")[...], labels)
+    assert leakycli.verify(source, dest).equal
+
+
+def test_chunks_are_for_arrays_that_are_transformed_also_out_of_an_npz(tmp_path: Path) -> None:
+    np.savez(tmp_path / "in.npz", x=X.reshape(2, 3), labels=np.arange(5))
+    leakycli.apply(tmp_path / "in.npz", tmp_path / "out.zarr", Options(chunks=(1, 3), skip=("labels",)))
+    assert zarr.open_array(tmp_path / "out.zarr/x", mode="r").chunks == (1, 3)
+    np.testing.assert_array_equal(zarr.open_array(tmp_path / "out.zarr/labels", mode="r")[...], np.arange(5))
+
+
+@pytest.mark.parametrize("node", ["", "x", "labels"])
+@pytest.mark.parametrize("name", [".zgroup", ".zmetadata", ".zarray"])
+def test_verify_sees_documents_of_version_2_beside_those_of_version_3(node: str, name: str, tmp_path: Path) -> None:
+    source, dest = tmp_path / "in.zarr", tmp_path / "out.zarr"
+    zarr.open_group(source, mode="w", zarr_format=3)
+    array(source / "x")
+    array(source / "labels", np.arange(6))
+    leakycli.apply(source, dest)
+    assert leakycli.verify(source, dest).equal
+    (dest / node / name).write_text('{"zarr_format": 2, "metadata": {}}')
+    found = leakycli.verify(source, dest)
+    assert not found.equal
+    assert f"has {name} beside its zarr.json" in found.message()
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_verify_sees_files_in_the_folder_of_a_transformed_array(version: Any, tmp_path: Path) -> None:
+    source, dest = tmp_path / "in.zarr", tmp_path / "out.zarr"
+    array(source, version=version)
+    (source / "notes.txt").write_text("kept")
+    leakycli.apply(source, dest)
+    assert leakycli.verify(source, dest).equal
+    for change in (lambda: (dest / "more.txt").write_text("x"), lambda: (dest / "notes.txt").unlink()):
+        change()
+        assert "is in one of them only" in leakycli.verify(source, dest).message()
+        (dest / "more.txt").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("version", ['"3"', "4", "true", "null"])
+@pytest.mark.parametrize("node", ["", "g"])
+def test_a_group_of_another_version_is_refused_as_zarr_does(version: str, node: str, tmp_path: Path) -> None:
+    source = tmp_path / "in.zarr"
+    zarr.open_group(source, mode="w", zarr_format=3).require_group("g")
+    array(source / "x")
+    array(source / "g/x")
+    (source / node / "zarr.json").write_text(f'{{"zarr_format": {version}, "node_type": "group"}}')
+    with pytest.raises(UnsupportedError, match=r"zarr\.json: has zarr_format .*; versions 2 and 3 are supported"):
+        leakycli.apply(source, tmp_path / "out.zarr")
+    assert not (tmp_path / "out.zarr").exists()
+
+
+def test_a_name_that_an_archive_does_not_hold_is_a_missing_path(tmp_path: Path) -> None:
+    zarr.open_group(tmp_path / "in.zarr", mode="w")
+    array(tmp_path / "in.zarr/g/x")
+    shutil.make_archive(str(tmp_path / "in.zarr"), "zip", tmp_path / "in.zarr")
+    with pytest.raises(StorageError, match=r"in\.zarr\.zip/nope: the archive holds nothing of this name"):
+        leakycli.apply(tmp_path / "in.zarr.zip/nope", tmp_path / "out.zarr")
+    with pytest.raises(CorruptError, match=r"in\.zarr\.zip/g: is no Zarr array or group.*in\.zarr\.zip/g/x is one"):
+        leakycli.apply(tmp_path / "in.zarr.zip/g", tmp_path / "out.zarr")
+
+
+def test_chunks_of_another_separator_name_the_way_past(tmp_path: Path) -> None:
+    source, dest = tmp_path / "in.zarr", tmp_path / "out.zarr"
+    zarr.open_group(source, mode="w")
+    array(source / "x")
+    array(source / "odd one", np.ones((2, 2), "f4"), chunks=(1, 1), dimension_names=None)
+    edit(source / "odd one/zarr.json", chunk_key_encoding={"name": "default", "configuration": {"separator": "."}})
+    with pytest.raises(CorruptError, match=r"4 files of other names, such as c/\d/\d; .* the separator '\.'.*--skip 'odd one'$"):
+        leakycli.apply(source, dest)
+    skipping = Options(skip=("odd one",))
+    leakycli.apply(source, dest, skipping)
+    assert leakycli.verify(source, dest, skipping).equal
