@@ -34,11 +34,12 @@ from leakycli.errors import (
     storage_error,
 )
 from leakycli.formats import ArrayInfo, Begun, Member, Reader, Source, Target, Writer
-from leakycli.function.onepass import sample_stride, scratch_bytes
+from leakycli.function.onepass import scratch_bytes
 from leakycli.function.rule import Losses, Rule
 from leakycli.options import Options, place
 from leakycli.regions import Box, Presence, Span
-from leakycli.report.model import ArrayReport, Cost, Distribution, Endpoint, Report, Statistics, plain
+from leakycli.report.json import MARKER, plain
+from leakycli.report.model import ArrayReport, Cost, Endpoint, Report, Statistics, Versions
 
 if TYPE_CHECKING:
     from leakycli.stores.remote import Remote
@@ -48,9 +49,6 @@ REQUESTS = 1.0
 
 #: Bytes of input from which on the work of one source is shared among processes.
 WORTH_PROCESSES = 16 << 20
-
-#: What is near the beginning of each report.
-OURS = b'"tool": "leakycli"'
 
 #: Suffixes that `Options.reports` may have.
 REPORT_SUFFIXES = (".json",)
@@ -140,7 +138,7 @@ class Job:
             if not formats.is_url(self._dest_path):
                 raise UsageError(f"{shown(path)}: a report goes to a URL only where the destination does (--report)")
             text = formats.read(self._located(path))
-            if text is not None and OURS not in text[:200]:
+            if text is not None and MARKER not in text[:200]:
                 raise UsageError(f"{shown(path)}: exists and is no report of leakycli; give --report another path, or --report none")
             return
         if not os.path.lexists(path):
@@ -153,7 +151,7 @@ class Job:
         if formats.is_regular(path):
             try:
                 with open(path, "rb") as file:
-                    ours = OURS in file.read(200)
+                    ours = MARKER in file.read(200)
             except OSError as error:
                 raise storage_error(error, path, "cannot read") from None
         if not ours:
@@ -574,7 +572,8 @@ class Job:
             throughput=round((read + written) / seconds, 1),
             workers=planned.workers,
             engine="threads" if self._processes is None else "processes",
-            codec_pipeline=", ".join(sorted({array.codec_pipeline for array in arrays if array.codec_pipeline})) or None,
+            kernel="numpy",
+            codec_path=", ".join(sorted({array.codec_path for array in arrays if array.codec_path})) or None,
             memory_bound=planned.memory.bound,
             memory_projected=planned.memory.projected,
             memory_measured=system.peak_resident() + (self._processes.peak_resident() if self._processes is not None else 0),
@@ -587,6 +586,7 @@ class Job:
             destination=Endpoint(redacted(self._dest_path), self._format, written, fingerprint),
             arrays=arrays,
             cost=cost,
+            versions=Versions.here(),
             resumed=resumed,
             verified=self._options.verify,
             warnings=(*self._source.warnings, *self._target_warnings),
@@ -621,7 +621,7 @@ def _array_report(
     chunking = (written or array).chunking
     if rule is None or result is None:
         return ArrayReport.copied(array.name, array.shape, order, array.dtype.name, chunking)
-    stride = sample_stride(rule, array.size)
+    before, after = Statistics.pair((result.before, result.after), (result.histogram_before, result.histogram_after))
     return ArrayReport(
         name=array.name,
         action="transformed",
@@ -630,13 +630,11 @@ def _array_report(
         chunks=None if chunking is None else chunking.chunks,
         shards=None if chunking is None else chunking.shards,
         codecs=None if chunking is None else chunking.codecs,
-        codec_pipeline=pipeline,
+        codec_path=pipeline,
         dtype_before=array.dtype.name,
         dtype_after=rule.dtype.name,
         factor=rule.factor,
-        before=Statistics.of(result.before),
-        after=Statistics.of(result.after),
+        before=before,
+        after=after,
         losses=result.losses,
-        histogram_before=Distribution.of(result.histogram_before, stride),
-        histogram_after=Distribution.of(result.histogram_after, stride),
     )

@@ -35,13 +35,14 @@ class Losses(Record):
     """What a cast lost, in elements. Rounding is not a loss.
 
     overflowed: x finite, y infinite. underflowed: x not 0, y 0. clipped: saturated at an integer type's bounds.
-    nan_replaced: NaN that became the number the user gave.
+    nan_replaced: NaN that became the number the user gave. masked: x valid, y the number that stands for "no value".
     """
 
     overflowed: int = 0
     underflowed: int = 0
     clipped: int = 0
     nan_replaced: int = 0
+    masked: int = 0
 
     def __add__(self, other: Losses) -> Losses:
         return Losses(
@@ -49,6 +50,7 @@ class Losses(Record):
             self.underflowed + other.underflowed,
             self.clipped + other.clipped,
             self.nan_replaced + other.nan_replaced,
+            self.masked + other.masked,
         )
 
 
