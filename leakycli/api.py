@@ -7,51 +7,85 @@ one line that can be shown as it is.
 from __future__ import annotations
 
 import contextlib
-import json
-import math
-from collections.abc import Mapping
+import inspect
+import os
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from leakycli import formats
+from leakycli.arguments import path
 from leakycli.engine import events
 from leakycli.engine.executors import ForkedExecutor
 from leakycli.engine.job import Job
 from leakycli.engine.plan import Plan
-from leakycli.errors import UsageError, shown
+from leakycli.errors import CorruptError, LeakyError, StorageError, UsageError, shown, storage_error
 from leakycli.formats import Member, Usage
 from leakycli.function.rule import OUTPUTS
 from leakycli.options import Options
+from leakycli.report import RENDERERS, renderer
 from leakycli.report.model import Report
 
 if TYPE_CHECKING:
     from leakycli.engine.verify import Comparison
 
-__all__ = ["Options", "SourceInfo", "apply", "dry_run", "info", "recorded_parameters", "verify"]
+__all__ = ["Options", "SourceInfo", "apply", "dry_run", "info", "read_report", "recorded_parameters", "save_report", "verify"]
 
 
+Path = str | os.PathLike[str]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: What of `Options` `verify` takes.
+_VERIFIED = ("alpha", "dtype", "nan", "only", "skip", "workers", "memory", "storage_options")
+
+
+def _takes(*names: str) -> Callable[[F], F]:
+    """For a function that takes options as keywords: give it a signature that lists them (all of `Options` without `names`)."""
+
+    def decorate(function: F) -> F:
+        signature = inspect.signature(function)
+        own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+        listed = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in inspect.signature(Options).parameters.values()]
+        keywords = [p for p in listed if not names or p.name in names]
+        function.__signature__ = signature.replace(parameters=own + keywords)  # type: ignore[attr-defined]
+        return function
+
+    return decorate
+
+
+@_takes()
 def apply(
-    source: str,
-    dest: str,
+    source: Path,
+    dest: Path,
     options: Options | None = None,
     observe: events.Observer = events.ignore,
     processes: ForkedExecutor | None = None,
     brief: bool = False,
+    **fields: Any,
 ) -> Report:
     """Write the leaky ReLU of the array file `source` to `dest` and a report beside it; returns the report.
 
-    source: path of a `.npy` or `.npz` file, a Zarr array or group, a FIFO, or "-" for standard input. dest: path ending in `.npy`, `.npz`,
-    `.zarr` or `.zarr.zip`, or "-". The destination appears complete or not at all; what was under its name stays until then, and for good
-    without `options.overwrite`. processes: instead of threads, where they are quicker; see there when they may be made. brief: so
-    small that it is not worth going on from; a new `.npy` is then made in fewer steps (see `publish.UnnamedPublication`).
+    source: path of a `.npy` or `.npz` file, a Zarr array or group, a FIFO, or "-" for standard input.
+    dest: path ending in `.npy`, `.npz`, `.zarr` or `.zarr.zip`, or "-".
+    options: all options in one object; each may be given as a keyword as well, as in `apply(a, b, alpha=0.1, dtype="float16")`.
+    observe: called with each event of the run (see `leakycli.events`).
+
+    The destination appears complete or not at all; what was under its name stays until then, and for good without `overwrite`.
+
+    processes: instead of threads, where they are quicker; see there when they may be made. brief: so small that it is not worth going
+    on from; a new `.npy` is then made in fewer steps (see `publish.UnnamedPublication`).
     """
-    with Job(source, dest, options or Options(), processes, brief) as job:
+    options = (options or Options()).with_fields("apply", fields)
+    with Job(path("source", source), path("dest", dest), options, processes, brief) as job:
         return job.run(observe)
 
 
-def dry_run(source: str, dest: str, options: Options | None = None) -> Plan:
-    """What `apply` would do, after the same checks; nothing is written."""
-    with Job(source, dest, options or Options()) as job:
+@_takes()
+def dry_run(source: Path, dest: Path, options: Options | None = None, **fields: Any) -> Plan:
+    """What `apply` would do, after the same checks; nothing is written. Takes the same options."""
+    options = (options or Options()).with_fields("dry_run", fields)
+    with Job(path("source", source), path("dest", dest), options) as job:
         return job.plan
 
 
@@ -65,8 +99,9 @@ class SourceInfo:
     usage: dict[str, Usage]
 
 
-def info(source: str, storage_options: Mapping[str, Any] | None = None) -> SourceInfo:
+def info(source: Path, storage_options: Mapping[str, Any] | None = None) -> SourceInfo:
     """What is at `source`. No elements are read; the chunks of a Zarr are listed. storage_options: see `Options`."""
+    source = path("source", source)
     with contextlib.closing(formats.open_source(formats.located(source, storage_options or {}))) as opened:
         usage = {member.key: found for member in opened.members if (found := opened.usage(member)) is not None}
         size = opened.identity().get("bytes")
@@ -75,17 +110,21 @@ def info(source: str, storage_options: Mapping[str, Any] | None = None) -> Sourc
         return SourceInfo(opened.format, opened.members, size, usage)
 
 
-def verify(source: str, dest: str, options: Options | None = None, observe: events.Observer = events.ignore) -> Comparison:
+@_takes(*_VERIFIED)
+def verify(
+    source: Path, dest: Path, options: Options | None = None, observe: events.Observer = events.ignore, **fields: Any
+) -> Comparison:
     """Compute the leaky ReLU of `source` again and compare `dest` with it bit for bit, in streams.
 
-    Of `options`, alpha, dtype, nan, only, skip, workers, memory and storage_options count.
+    Of `options`, or as keywords: alpha, dtype, nan, only, skip, workers, memory and storage_options.
     """
     from leakycli.engine.verify import compare_sources
 
-    options = options or Options()
-    for path in (source, dest):
-        if formats.is_stream(path):
-            raise UsageError(f"{shown(path)}: verify compares files; a stream cannot be read twice")
+    options = (options or Options()).with_fields("verify", fields, _VERIFIED)
+    source, dest = path("source", source), path("dest", dest)
+    for given in (source, dest):
+        if formats.is_stream(given):
+            raise UsageError(f"{shown(given)}: verify compares files; a stream cannot be read twice")
     with (
         contextlib.closing(formats.open_source(formats.located(source, options.storage_options))) as opened,
         contextlib.closing(formats.open_source(formats.located(dest, options.storage_options))) as found,
@@ -93,17 +132,68 @@ def verify(source: str, dest: str, options: Options | None = None, observe: even
         return compare_sources((source, opened), (dest, found), options, observe)
 
 
+def read_report(source: Path, storage_options: Mapping[str, Any] | None = None) -> Report:
+    """The report that was saved as JSON at `source`, by this version or an earlier one. "-": standard input; a URL is welcome.
+
+    Raises StorageError where it cannot be read, CorruptError where it is no report.
+    """
+    from leakycli.report.json import LARGEST, parse
+
+    name = path("source", source)
+    located = formats.located(name, storage_options or {})
+    try:
+        if not isinstance(located, str):
+            text = formats.read(located)
+        else:
+            with open(0 if name == "-" else name, "rb", closefd=name != "-") as file:
+                text = file.read(LARGEST + 1)
+    except OSError as error:
+        raise storage_error(error, name, "cannot read") from None
+    if text is None:
+        raise StorageError(f"{shown(name)}: does not exist")
+    if len(text) > LARGEST:
+        raise CorruptError(f"{shown(name)}: is larger than any report ({LARGEST >> 20} MiB)")
+    return parse(text, shown(name))
+
+
+def save_report(report: Report, dest: Path) -> None:
+    """Write `report` to `dest`, in the form that its suffix says (.json, .html). It appears complete, and replaces a report only."""
+    name = path("dest", dest)
+    if not name.lower().endswith(tuple(RENDERERS)):
+        raise UsageError(f"{shown(name)}: a report's suffix says its kind; it must end in {' or '.join(RENDERERS)}")
+    form, temporary = renderer(name), f"{name}.{os.getpid()}.partial"
+    try:
+        if os.path.lexists(name):
+            ours = False
+            if formats.is_regular(name):
+                with open(name, "rb") as there:
+                    ours = form.MARKER in there.read(200)
+            if not ours:
+                raise UsageError(f"{shown(name)}: exists and is no report of leakycli; choose another name")
+        try:
+            with open(temporary, "x", encoding="utf-8") as file:
+                file.write(form.render(report))
+            os.replace(temporary, name)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+    except OSError as error:
+        if isinstance(error, LeakyError):
+            raise
+        raise storage_error(error, name, "cannot write") from None
+
+
 def recorded_parameters(dest: str, storage_options: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
     """The parameters that the report beside `dest` gives for it; None without a report, or where it is of another file."""
+    from leakycli.report.json import parse
+
     try:
         at, report_at = (formats.located(path, storage_options or {}) for path in (dest, f"{dest}.report.json"))
-        report = json.loads(formats.read(report_at) or b"")
-        identity, given = report["destination"]["identity"], report["parameters"]
-        known = type(given["alpha"]) in (int, float) and math.isfinite(given["alpha"])
-        known = known and given["dtype"] in (None, *OUTPUTS) and type(given["nan"]) in (int, type(None))
-        if known and identity == {"sampled_blake2b": formats.fingerprint(at)}:
-            patterns = {name: tuple(map(str, given[name])) for name in ("only", "skip")}
-            return {name: given[name] for name in ("alpha", "dtype", "nan")} | patterns
+        report = parse(formats.read(report_at) or b"", f"{dest}.report.json")
+        given = report.parameters
+        if given["dtype"] not in (None, *OUTPUTS) or report.destination.identity != {"sampled_blake2b": formats.fingerprint(at)}:
+            return None
+        held = Options(**{name: given[name] for name in ("alpha", "dtype", "nan", "only", "skip")})
+        return {name: getattr(held, name) for name in ("alpha", "dtype", "nan", "only", "skip")}
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        pass
-    return None
+        return None

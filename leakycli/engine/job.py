@@ -38,7 +38,8 @@ from leakycli.function.onepass import scratch_bytes
 from leakycli.function.rule import Losses, Rule
 from leakycli.options import Options, place
 from leakycli.regions import Box, Presence, Span
-from leakycli.report.json import MARKER, plain
+from leakycli.report import RENDERERS, renderer
+from leakycli.report.json import plain
 from leakycli.report.model import ArrayReport, Cost, Endpoint, Report, Statistics, Versions
 
 if TYPE_CHECKING:
@@ -49,9 +50,6 @@ REQUESTS = 1.0
 
 #: Bytes of input from which on the work of one source is shared among processes.
 WORTH_PROCESSES = 16 << 20
-
-#: Suffixes that `Options.reports` may have.
-REPORT_SUFFIXES = (".json",)
 
 
 class Job:
@@ -95,8 +93,8 @@ class Job:
     def _check_paths(self) -> None:
         options = self._options
         for report in options.reports:
-            if report != "none" and not report.lower().endswith(REPORT_SUFFIXES):
-                raise UsageError(f"{shown(report)}: a report's suffix says its kind; it must end in {' or '.join(REPORT_SUFFIXES)}")
+            if report != "none" and not report.lower().endswith(tuple(RENDERERS)):
+                raise UsageError(f"{shown(report)}: a report's suffix says its kind; it must end in {' or '.join(RENDERERS)}")
         for given, name in ((options.strict, "--strict"), (options.verify, "--verify"), (options.resume, "--resume")):
             if given and self._stream_out:
                 raise UsageError(f"{name} cannot take back what went to standard output; name a file")
@@ -138,7 +136,7 @@ class Job:
             if not formats.is_url(self._dest_path):
                 raise UsageError(f"{shown(path)}: a report goes to a URL only where the destination does (--report)")
             text = formats.read(self._located(path))
-            if text is not None and MARKER not in text[:200]:
+            if text is not None and renderer(path).MARKER not in text[:200]:
                 raise UsageError(f"{shown(path)}: exists and is no report of leakycli; give --report another path, or --report none")
             return
         if not os.path.lexists(path):
@@ -151,7 +149,7 @@ class Job:
         if formats.is_regular(path):
             try:
                 with open(path, "rb") as file:
-                    ours = MARKER in file.read(200)
+                    ours = renderer(path).MARKER in file.read(200)
             except OSError as error:
                 raise storage_error(error, path, "cannot read") from None
         if not ours:
@@ -529,8 +527,8 @@ class Job:
         return self._publication.temporary(report) if own and self._publication else f"{report}.{os.getpid()}.partial"
 
     def _publish(self, report: Report, stack: contextlib.ExitStack) -> None:
-        text = report.to_json()
         for path in self._reports:
+            text = renderer(path).render(report)
             temporary = self._temporary(path)
             there = self._publication is not None and self._publication.unnamed
             if not there:

@@ -78,18 +78,19 @@ def _range(bins: Bins) -> tuple[float, float]:
     return (low, high) if low < high else (low - 0.5, high + 0.5)
 
 
-def _scale(bins: Bins) -> float:
-    """The median magnitude of the elements that are not zero."""
+def _scale(bins: Bins) -> tuple[float, float]:
+    """The 10 % quantile and the median of the magnitudes of the elements that are not zero; 0 where there are none."""
     magnitudes = sorted((min(abs(lower), abs(upper)), max(abs(lower), abs(upper)), count) for lower, upper, count in bins if lower or upper)
     values, reached = _knots(magnitudes)
-    return _at(values, reached, 0.5 * reached[-1]) if values.size else 0.0
+    return (_at(values, reached, 0.1 * reached[-1]), _at(values, reached, 0.5 * reached[-1])) if values.size else (0.0, 0.0)
 
 
-def _cut(low: float, high: float, scale: float) -> tuple[float, ...]:
-    """Edges from `low` to `high`. scale: the median magnitude; where it is small beside the range, bins are equal in asinh(x / scale)."""
-    share = np.arange(BINS + 1) / BINS
+def _cut(low: float, high: float, magnitudes: tuple[float, float]) -> tuple[float, ...]:
+    """Edges from `low` to `high`. magnitudes: see `_scale`; where the median is small beside the range, bins are equal in asinh(x / scale),
+    the scale being the smaller of the two."""
+    (scale, median), share = magnitudes, np.arange(BINS + 1) / BINS
     farthest = max(abs(low), abs(high))
-    if not 0 < scale < farthest / 200:
+    if not 0 < median < farthest / 200:
         return tuple((low * (1 - share) + high * share).tolist())
     # No more than 12 decades, below which all is one bin.
     scale = max(scale, farthest * 1e-12)

@@ -98,8 +98,10 @@ def line(report: Report) -> str:
 
 
 def _wrapped(text: str, screen: Screen, style: str = "") -> list[str]:
-    lines = textwrap.wrap(text, screen.columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
-    return [screen.paint(line, style) if style else line for line in lines]
+    """`text` in lines that end between its parts, never between a number and its unit."""
+    bound = text.replace(" ", "\0").replace(",\0", ", ").replace(";\0", "; ")
+    lines = textwrap.wrap(bound, screen.columns, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+    return [screen.paint(line.replace("\0", " "), style) if style else line.replace("\0", " ") for line in lines]
 
 
 def _count(report: Report, alpha: str) -> str:
@@ -213,6 +215,8 @@ def _caption(array: ArrayReport, screen: Screen) -> list[str]:
     tallest = max((max(h) for h in heights), default=0.0)
     if heights and tallest > figure.ceiling(*heights):
         text += f"; bars marked {_beyond(screen)} go up to {words.percent(tallest, 1)}"
+    if any(not Axis(d.edges).equal for s in (array.before, array.after) if (d := figure.drawable(s))):
+        text += "; logarithmic axis"
     return _wrapped(text, screen, "dim") if text else []
 
 

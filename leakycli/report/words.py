@@ -66,6 +66,15 @@ def rate(moved: float, seconds: float) -> str:
     return f"{size(moved / seconds)}/s" if seconds >= _RATE_FROM else ""
 
 
+def workers(count: int) -> str:
+    return f"{count} worker{'' if count == 1 else 's'}"
+
+
+def moment(iso: str) -> str:
+    """A time as a report holds it, for reading: "2026-01-02 03:04:05 UTC"."""
+    return iso.replace("T", " ", 1).replace("+00:00", " UTC")
+
+
 def shape(lengths: tuple[int, ...]) -> str:
     return " x ".join(map(str, lengths)) if lengths else "0-d"
 
@@ -128,7 +137,7 @@ def cost_words(cost: Cost, verified: bool, resumed: bool) -> str:
     parts = [
         f"{size(cost.bytes_read)} read",
         f"{size(cost.bytes_written)} written in {duration(cost.seconds)}" + (f" ({speed})" if speed else ""),
-        f"{cost.workers} worker{'' if cost.workers == 1 else 's'}",
+        workers(cost.workers),
         f"peak memory {size(cost.memory_measured)} of {size(cost.memory_bound)}",
         f"codecs by {cost.codec_path}" if cost.codec_path else "",
         "verified" if verified else "",
