@@ -111,9 +111,7 @@ def info(source: Path, storage_options: Mapping[str, Any] | None = None) -> Sour
 
 
 @_takes(*_VERIFIED)
-def verify(
-    source: Path, dest: Path, options: Options | None = None, observe: events.Observer = events.ignore, **fields: Any
-) -> Comparison:
+def verify(source: Path, dest: Path, options: Options | None = None, observe: events.Observer = events.ignore, **fields: Any) -> Comparison:
     """Compute the leaky ReLU of `source` again and compare `dest` with it bit for bit, in streams.
 
     Of `options`, or as keywords: alpha, dtype, nan, only, skip, workers, memory and storage_options.
@@ -183,13 +181,14 @@ def save_report(report: Report, dest: Path) -> None:
         raise storage_error(error, name, "cannot write") from None
 
 
-def recorded_parameters(dest: str, storage_options: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
+def recorded_parameters(dest: Path, storage_options: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
     """The parameters that the report beside `dest` gives for it; None without a report, or where it is of another file."""
     from leakycli.report.json import parse
 
     try:
-        at, report_at = (formats.located(path, storage_options or {}) for path in (dest, f"{dest}.report.json"))
-        report = parse(formats.read(report_at) or b"", f"{dest}.report.json")
+        name = path("dest", dest)
+        at, report_at = (formats.located(p, storage_options or {}) for p in (name, f"{name}.report.json"))
+        report = parse(formats.read(report_at) or b"", f"{name}.report.json")
         given = report.parameters
         if given["dtype"] not in (None, *OUTPUTS) or report.destination.identity != {"sampled_blake2b": formats.fingerprint(at)}:
             return None

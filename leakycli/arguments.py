@@ -90,7 +90,7 @@ def _dtype(name: str, value: Any) -> str:
         raise UsageError(f"dtype {shown(dtype.name)} is not supported: choose one of {', '.join(OUTPUTS)}")
     if not dtype.isnative:
         raise UsageError(f"dtype {shown(repr(value)[:80])}: a result has the byte order of its source; give {dtype.name}")
-    return dtype.name
+    return str(dtype.name)
 
 
 def _size(name: str, value: Any) -> int:

@@ -288,7 +288,13 @@ def _apply(job: Job, options: Options, given: dict[str, Any], batch: bool, proce
     elif not batch and not given["quiet"]:
         from leakycli.report.terminal import render_report
 
-        render_report(report, sys.stderr if job.dest == "-" else sys.stdout)
+        render_report(report, sys.stderr if job.dest == "-" else sys.stdout, _reports(job, options))
+
+
+def _reports(job: Job, options: Options) -> tuple[str, ...]:
+    """Where the reports of a run went."""
+    given = tuple(path for path in options.reports if path != "none")
+    return given if job.dest == "-" or "none" in options.reports else (f"{job.dest}.report.json", *given)
 
 
 def _awaited(job: Job, begun: Begun, observe: events.Observer) -> str:

@@ -20,7 +20,7 @@ _LARGEST = 1 << 64
 _SPECIAL = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
-def decode(kind: type[T], value: object, where: str = "") -> T:
+def decode(kind: Callable[..., T], value: object, where: str = "") -> T:
     """`value`, as JSON gave it, as a `kind`: a dataclass, `int`, `tuple[float, ...]`, `str | None` and the like.
 
     where: the place of `value` in the document, for the message.
@@ -34,7 +34,7 @@ def decode(kind: type[T], value: object, where: str = "") -> T:
 def wrong(where: str, expected: str, value: object) -> CorruptError:
     """The error that `value` is not what was expected there."""
     try:
-        found = {dict: "an object", list: "a list"}.get(type(value)) or repr(value)
+        found = "an object" if type(value) is dict else "a list" if type(value) is list else repr(value)
     except ValueError:
         found = "a number of too many digits"
     return CorruptError(f"{where or 'the document'}: expected {expected}, found {shown(found[:60])}")
@@ -83,11 +83,8 @@ def _has_default(field: dataclasses.Field[Any]) -> bool:
 
 
 def _of_union(kinds: tuple[Any, ...], optional: bool) -> Callable[[object, str], Any]:
-    if int in kinds and float in kinds:
-        decoder = _number
-    else:
-        assert len(kinds) == 1
-        decoder = _decoder(kinds[0])
+    assert len(kinds) == 1 or set(kinds) == {int, float}
+    decoder = _decoder(kinds[0]) if len(kinds) == 1 else _number
     return lambda value, where: None if optional and value is None else decoder(value, where)
 
 

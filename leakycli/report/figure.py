@@ -9,6 +9,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from leakycli.report.model import Distribution, Statistics
 
@@ -26,7 +27,7 @@ class Axis:
 
     @property
     def _widest(self) -> float:
-        return max(b / 2 - a / 2 for a, b in zip(self.edges, self.edges[1:], strict=False))
+        return max(b / 2 - a / 2 for a, b in pairwise(self.edges))
 
     def position(self, value: float) -> float:
         """Where `value` is, from 0 at the left end to 1 at the right."""
@@ -36,13 +37,15 @@ class Axis:
         if value >= edges[-1]:
             return 1.0
         i = bisect_right(edges, value) - 1
-        within = (value / 2 - edges[i] / 2) / (edges[i + 1] / 2 - edges[i] / 2)
+        # Halves, as a difference may overflow.
+        width = edges[i + 1] / 2 - edges[i] / 2
+        within = (value / 2 - edges[i] / 2) / width if width else 0.0
         return min(max((i + within) / n, 0.0), 1.0)
 
     def ticks(self, most: int) -> list[tuple[float, str]]:
         """About `most` round values on the axis: position and label of each, from left to right."""
         values = self._linear(most) if self.equal else self._logarithmic(most)
-        step = min((b - a for a, b in zip(values, values[1:], strict=False)), default=0.0)
+        step = min((b - a for a, b in pairwise(values)), default=0.0)
         return [(self.position(value), label(value, step if self.equal else 0.0)) for value in values]
 
     def _linear(self, most: int) -> list[float]:
@@ -50,6 +53,8 @@ class Axis:
         rough = (high / most - low / most) or 1.0
         power = math.floor(math.log10(rough))
         step = next(s for m in (1, 2, 5, 10, 20) if (s := float(f"{m}e{power}")) >= rough * 0.999)
+        if not math.isfinite(step):
+            return [low, high]
         first, last = math.ceil(low / step), math.floor(high / step)
         # Past 2^53 steps from zero there is nothing round between the ends.
         return [i * step for i in range(first, last + 1)] if last - first <= 2 * most else [low, high]

@@ -43,8 +43,10 @@ def card(report: Report) -> str:
 
 def _template(name: str, report: Report, arrays: tuple[ArrayReport, ...]) -> str:
     shown = [_array(array, i) for i, array in enumerate(arrays, 1)]
-    text: str = _environment().get_template(name).render(
-        report=report, arrays=shown, left_out=len(report.arrays) - len(shown), headline=_headline(report), made=_made(report)
+    text: str = (
+        _environment()
+        .get_template(name)
+        .render(report=report, arrays=shown, left_out=len(report.arrays) - len(shown), headline=_headline(report), made=_made(report))
     )
     return text
 
@@ -56,7 +58,11 @@ def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("leakycli.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"visible": visible, "size": words.size, "lost": words.lost_words, "cost": words.cost_words, "moment": words.moment}
+    environment.filters |= {
+        "visible": visible,
+        "cost": words.cost_words,
+        "moment": words.moment,
+    }
     environment.globals |= {"width": WIDTH, "height": HEIGHT, "small_width": SMALL_WIDTH, "small_height": SMALL_HEIGHT}
     return environment
 
@@ -68,9 +74,11 @@ def _headline(report: Report) -> list[tuple[str, str, str]]:
     speed = words.rate(cost.bytes_read + cost.bytes_written, cost.seconds)
     lost = report.losses
     total = sum(getattr(lost, name) for name in lost.__dataclass_fields__)
+    arrays = f"in {done:,} array{'' if done == 1 else 's'}" + (f", {copied:,} copied" if copied else "")
+    losses = (f"{total:,}", words.lost_words(lost)) if total else ("nothing", "rounding is not a loss")
     return [
-        ("elements transformed", f"{report.elements:,}", f"in {done:,} array{'' if done == 1 else 's'}" + (f", {copied:,} copied" if copied else "")),
-        ("lost in the cast", f"{total:,}" if total else "nothing", words.lost_words(lost) if total else "rounding is not a loss"),
+        ("elements transformed", f"{report.elements:,}", arrays),
+        ("lost in the cast", *losses),
         ("time", words.duration(cost.seconds), f"{speed} read and written" if speed else words.workers(cost.workers)),
         ("written", words.size(cost.bytes_written), f"{words.size(cost.bytes_read)} read"),
         ("peak memory", words.size(cost.memory_measured), f"of {words.size(cost.memory_bound)} allowed"),
@@ -80,27 +88,28 @@ def _headline(report: Report) -> list[tuple[str, str, str]]:
 def _made(report: Report) -> list[tuple[str, str]]:
     """How the result was made: names and values."""
     cost, versions = report.cost, report.versions
-    given = {name: value for name, value in report.parameters.items() if value not in (None, False, [], ())}
-    rows = [("parameters", ", ".join(f"{name} {_value(value)}" for name, value in given.items()))]
-    rows += [("source", f"{visible(report.source.path)} ({report.source.format}, {words.size(report.source.bytes)})")]
-    rows += [("destination", f"{visible(report.destination.path)} ({report.destination.format}, {words.size(report.destination.bytes)})")]
-    rows += [(f"{end} {name}", words.shortened(_value(value), 64)) for end, name, value in _identities(report)]
+    ends = (("source", report.source), ("destination", report.destination))
+    rows = [("parameters", ", ".join(f"{name} {_value(value)}" for name, value in _given(report).items()))]
+    rows += [(name, f"{end.path} ({end.format}, {words.size(end.bytes)})") for name, end in ends]
+    identities = [(f"{of} {name}", value) for of, end in ends for name, value in (end.identity or {}).items()]
+    rows += [(name.replace("_", " "), words.shortened(_value(value), 64)) for name, value in identities]
     kernel = f", kernel {cost.kernel}" if cost.kernel else ""
     codecs = f", codecs by {cost.codec_path}" if cost.codec_path else ""
     rows += [("work", f"{words.workers(cost.workers)} ({cost.engine}){kernel}{codecs}")]
-    rows += [("peak memory", f"{words.size(cost.memory_projected)} projected, {words.size(cost.memory_measured)} measured, {words.size(cost.memory_bound)} allowed")]
+    memory = (("projected", cost.memory_projected), ("measured", cost.memory_measured), ("allowed", cost.memory_bound))
+    rows += [("peak memory", ", ".join(f"{words.size(size)} {name}" for name, size in memory))]
     rows += [("started", words.moment(cost.started))]
+    ran = ""
     if versions is not None:
         zarr = f", zarr {versions.zarr}" if versions.zarr else ""
-        rows += [("versions", f"leakycli {report.version}, Python {versions.python}, numpy {versions.numpy}{zarr}; {versions.system}")]
-    else:
-        rows += [("versions", f"leakycli {report.version}")]
+        ran = f", Python {versions.python}, numpy {versions.numpy}{zarr}; {versions.system}"
+    rows += [("versions", f"leakycli {report.version}{ran}")]
     return [(name, visible(value)) for name, value in rows] + [("run again", _command(report))]
 
 
-def _identities(report: Report) -> list[tuple[str, str, Any]]:
-    ends = (("source", report.source), ("destination", report.destination))
-    return [(end, name.replace("_", " "), value) for end, point in ends for name, value in (point.identity or {}).items()]
+def _given(report: Report) -> dict[str, Any]:
+    """The parameters that say something."""
+    return {name: value for name, value in report.parameters.items() if value is not None and value is not False and value not in ([], ())}
 
 
 def _value(value: Any) -> str:
@@ -113,8 +122,7 @@ def _command(report: Report) -> str:
     """What to type for the same result."""
     if report.command is not None:
         return visible(shlex.join(report.command))
-    given = {name: value for name, value in report.parameters.items() if value not in (None, False, [], ())}
-    options = "".join(f", {name}={tuple(value) if isinstance(value, list) else value!r}" for name, value in given.items())
+    options = "".join(f", {name}={tuple(value) if isinstance(value, list) else value!r}" for name, value in _given(report).items())
     return visible(f"leakycli.apply({report.source.path!r}, {report.destination.path!r}{options})")
 
 
@@ -164,10 +172,8 @@ def _array(array: ArrayReport, number: int) -> Shown:
     counts = tuple((n, f"{b:,}", words.percent(b, before.count), f"{a:,}", words.percent(a, after.count)) for n, b, a in counted)
     known = dict(_values(after))
     values = tuple((n, words.number(value), words.number(known.get(n))) for n, value in _values(before))
-    plots = _plots(before, after)
-    description = _description(before, after)
-    negative = words.percent(before.negative, before.count)
-    return Shown(*shared, counts, values, plots, _small(before, after), words.sampled(array).capitalize(), description, negative, before.missing)
+    drawn = (_plots(before, after), _small(before, after), words.sampled(array).capitalize(), _description(before, after))
+    return Shown(*shared, counts, values, *drawn, words.percent(before.negative, before.count), before.missing)
 
 
 def _values(s: Statistics) -> list[tuple[str, float | None]]:
@@ -181,8 +187,10 @@ def _description(before: Statistics, after: Statistics) -> str:
     said = []
     for name, s in (("Before", before), ("After", after)):
         q = s.quantiles or {}
-        middle = f", median {words.number(q['50'])}, half of the elements between {words.number(q['25'])} and {words.number(q['75'])}" if {"25", "50", "75"} <= set(q) else ""
-        said.append(f"{name}: from {words.number(s.min)} to {words.number(s.max)}{middle}.")
+        half = (
+            f", median {words.number(q['50'])}, half of the elements from {words.number(q['25'])} to {words.number(q['75'])}" if q else ""
+        )
+        said.append(f"{name}: from {words.number(s.min)} to {words.number(s.max)}{half}.")
     return " ".join(said)
 
 
@@ -200,7 +208,9 @@ def _plot(given: Sequence[tuple[str, Statistics, Distribution]]) -> Plot:
     heights = [figure.shares(d, bars) for _, _, d in given]
     top = figure.ceiling(*heights)
     cut = [(_x((i + 0.5) / bars), words.percent(h, 1)) for each in heights for i, h in enumerate(each) if h > top]
-    strips = [(name, {key: _x(axis.position(s.quantiles[key])) for key in ("5", "25", "50", "75", "95")}) for name, s, _ in given if s.quantiles]
+    strips = [
+        (name, {key: _x(axis.position(s.quantiles[key])) for key in ("5", "25", "50", "75", "95")}) for name, s, _ in given if s.quantiles
+    ]
     return Plot(
         drawn=tuple((name, _steps(h, top, WIDTH, HEIGHT)) for (name, _, _), h in zip(given, heights, strict=True)),
         ticks=tuple((_x(position), text) for position, text in axis.ticks(6)),

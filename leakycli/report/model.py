@@ -15,7 +15,7 @@ from typing import Any
 from leakycli.errors import CorruptError, visible
 from leakycli.formats.base import Chunking
 from leakycli.function.rule import Losses
-from leakycli.function.summary import Histogram, Number, Summary
+from leakycli.function.summary import Histogram, Summary
 from leakycli.report import bins, decode
 
 SCHEMA_VERSION = 2
@@ -95,7 +95,7 @@ class Statistics:
             return "a count is negative"
         if sum(counts) != self.count:
             return "missing, negative, zero, positive and nan do not add up to count"
-        if self.quantiles is not None and not set(self.quantiles) <= set(QUANTILES):
+        if self.quantiles is not None and set(self.quantiles) != set(QUANTILES):
             return f"quantiles are of the percentages {', '.join(QUANTILES)}"
         return None
 
@@ -258,7 +258,7 @@ class Report:
 
     def problem(self) -> str | None:
         alpha = self.parameters.get("alpha")
-        if type(alpha) not in (int, float) or not abs(alpha) <= sys.float_info.max:
+        if not isinstance(alpha, (int, float)) or not abs(alpha) <= sys.float_info.max:
             return "parameters.alpha is no finite number"
         return None
 
@@ -318,6 +318,3 @@ class Report:
         from leakycli.report.html import card
 
         return card(self)
-
-
-__all__ = ["ACTIONS", "QUANTILES", "SCHEMA_VERSION", "ArrayReport", "Cost", "Distribution", "Endpoint", "Number", "Report", "Statistics", "Versions"]

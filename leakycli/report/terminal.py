@@ -352,7 +352,9 @@ def _array_line(array: dict[str, Any]) -> str:
     line = f"{words.shape(tuple(array['shape']))} {array['dtype']}, "
     if "chunks" not in array:
         return f"{line}{array['order']} order{swapped}, {array['elements']:,} elements, {words.size(array['bytes'])}"
-    line += f"chunks {words.shape(tuple(array['chunks']))}" + (f" in shards {words.shape(tuple(array['shards']))}" if array["shards"] else "")
+    line += f"chunks {words.shape(tuple(array['chunks']))}" + (
+        f" in shards {words.shape(tuple(array['shards']))}" if array["shards"] else ""
+    )
     units = "shards" if array["shards"] else "chunks"
     if array["units_stored"] is None:
         # There is no listing behind its URL.

@@ -147,7 +147,6 @@ def _statistics(
     if old is None:
         return None
     found = None if histogram is None else Distribution(edges, *bins.counts(held, edges), histogram.sampled)
+    counts = (old.count, 0, old.negative, old.zero, old.positive, old.nan, old.neginf, old.posinf)
     quantiles = bins.quantiles(held, old.min, old.max)
-    return Statistics(
-        old.count, 0, old.negative, old.zero, old.positive, old.nan, old.neginf, old.posinf, old.min, old.max, old.mean, old.std, quantiles, found
-    )
+    return Statistics(*counts, old.min, old.max, old.mean, old.std, quantiles, found)

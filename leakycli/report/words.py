@@ -46,6 +46,7 @@ def size(count: float) -> str:
 
 
 def elements(count: int) -> str:
+    """As in "1 element"."""
     return f"{count:,} element{'' if count == 1 else 's'}"
 
 
@@ -67,6 +68,7 @@ def rate(moved: float, seconds: float) -> str:
 
 
 def workers(count: int) -> str:
+    """As in "2 workers"."""
     return f"{count} worker{'' if count == 1 else 's'}"
 
 
@@ -76,10 +78,12 @@ def moment(iso: str) -> str:
 
 
 def shape(lengths: tuple[int, ...]) -> str:
+    """As in "8 x 8"."""
     return " x ".join(map(str, lengths)) if lengths else "0-d"
 
 
 def types(array: ArrayReport) -> str:
+    """As in "float64 -> int32"."""
     same = array.dtype_before == array.dtype_after
     return array.dtype_before if same else f"{array.dtype_before} -> {array.dtype_after}"
 
