@@ -62,7 +62,7 @@ def plain(value: Any) -> Any:
         return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
     if kind is Distribution:
         # By far the most of a report, and finite: not looked at number by number.
-        return {"edges": value.edges, "counts": value.counts, "below": value.below, "above": value.above, "sampled": value.sampled}
+        return _fields(value) | {"edges": list(value.edges), "counts": list(value.counts)}
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
