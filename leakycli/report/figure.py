@@ -82,24 +82,26 @@ def label(value: float, step: float) -> str:
     return f"{value:.0f}" if "e" in text and 1 <= abs(value) < 1e6 else text.replace("e+0", "e").replace("e+", "e").replace("e-0", "e-")
 
 
-def shares(distribution: Distribution, columns: int) -> list[float]:
-    """The share of all binned elements in each of so many equal columns along the axis."""
-    counts, total = distribution.counts, distribution.binned or 1
-    n = len(counts)
-    found = [0.0] * columns
-    for i, count in enumerate(counts):
-        if not count:
-            continue
+def shares(distribution: Distribution) -> list[float]:
+    """The share of all binned elements in each bin."""
+    total = distribution.binned or 1
+    return [count / total for count in distribution.counts]
+
+
+def heights(of_bins: Sequence[float], columns: int) -> list[float]:
+    """The mean of `of_bins` in each of so many equal columns along the axis."""
+    n, found = len(of_bins), [0.0] * columns
+    for i, height in enumerate(of_bins):
         left, right = i * columns / n, (i + 1) * columns / n
         for column in range(int(left), min(math.ceil(right), columns)):
-            found[column] += count / total * (min(right, column + 1) - max(left, column)) / (right - left)
+            found[column] += height * (min(right, column + 1) - max(left, column))
     return found
 
 
 def ceiling(*of_each: Sequence[float]) -> float:
-    """The share that the tallest bar stands for. One or two bars that would flatten all others go beyond it."""
-    tallest = max((max(heights, default=0.0) for heights in of_each), default=0.0)
-    rest = max((sorted(heights)[-3] if len(heights) > 2 else 0.0 for heights in of_each), default=0.0)
+    """The share that a bar of full height stands for. One or two bins that would flatten all others go beyond it."""
+    tallest = max((max(of_bins, default=0.0) for of_bins in of_each), default=0.0)
+    rest = max((sorted(of_bins)[-3] if len(of_bins) > 2 else 0.0 for of_bins in of_each), default=0.0)
     return 2 * rest if 0 < 6 * rest < tallest else tallest or 1.0
 
 

@@ -205,7 +205,7 @@ def _plots(before: Statistics, after: Statistics) -> tuple[Plot, ...]:
 def _plot(given: Sequence[tuple[str, Statistics, Distribution]]) -> Plot:
     edges = given[0][2].edges
     axis, bars = Axis(edges), len(edges) - 1
-    heights = [figure.shares(d, bars) for _, _, d in given]
+    heights = [figure.shares(d) for _, _, d in given]
     top = figure.ceiling(*heights)
     cut = [(_x((i + 0.5) / bars), words.percent(h, 1)) for each in heights for i, h in enumerate(each) if h > top]
     strips = [
@@ -247,6 +247,6 @@ def _small(before: Statistics, after: Statistics) -> tuple[tuple[str, str], ...]
     found = []
     for name, s in (("before", before), ("after", after)):
         if (d := figure.drawable(s)) is not None:
-            heights = figure.shares(d, min(32, len(d.counts)))
+            heights = figure.heights(figure.shares(d), min(32, len(d.counts)))
             found.append((name, _steps(heights, figure.ceiling(heights), SMALL_WIDTH, SMALL_HEIGHT)))
     return tuple(found)

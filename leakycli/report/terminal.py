@@ -78,7 +78,7 @@ def report_text(report: Report, screen: Screen | None = None, paths: tuple[str, 
     if len(report.arrays) == 1 and report.transformed:
         lines += _card(report.arrays[0], alpha, screen)
     else:
-        lines += [_count(report, alpha), "", *_table(report.arrays, screen), ""]
+        lines += [*_wrapped(_count(report, alpha), screen), "", *_table(report.arrays, screen), ""]
     lost = words.lost_words(report.losses)
     lines += _wrapped(f"lost in the cast: {lost}", screen, "lost" if lost != "nothing" else "")
     lines += _wrapped(words.cost_words(report.cost, report.verified, report.resumed), screen)
@@ -120,14 +120,14 @@ def _card(array: ArrayReport, alpha: str, screen: Screen) -> list[str]:
     beside = screen.columns - _NUMBERS - 3
     if beside < 30:
         drawing = _drawing(array, screen, screen.columns)
-        return [*lines, "", *(text for text, _ in numbers), *(["", *drawing] if drawing else []), *_caption(array, screen), ""]
+        return [*lines, "", *(text for text, _ in numbers), *(["", *drawing] if drawing else []), *_caption(array, screen)]
     drawing = _drawing(array, screen, beside)
     rows = zip_longest(numbers, drawing, fillvalue=None)
     joined = []
     for left, right in rows:
         text, width = left or ("", 0)
         joined.append(f"{text}{' ' * (_NUMBERS + 3 - width)}{right}" if right else text)
-    return [*lines, "", *joined, *_caption(array, screen), ""]
+    return [*lines, "", *joined, *_caption(array, screen)]
 
 
 #: Columns of the table of numbers: a name, before, after.
@@ -163,15 +163,15 @@ def _drawing(array: ArrayReport, screen: Screen, columns: int) -> list[str]:
         return []
     margin = 7
     bars = min(columns - margin - 1, 100)
-    heights = {name: figure.shares(d, bars) for name, d in drawn}
+    of_bins = {name: figure.shares(d) for name, d in drawn}
     shared = len({d.edges for _, d in drawn}) == 1
     lines = []
     for i, (name, d) in enumerate(drawn):
-        top = figure.ceiling(*heights.values()) if shared else figure.ceiling(heights[name])
+        top = figure.ceiling(*of_bins.values()) if shared else figure.ceiling(of_bins[name])
         # What a bar of full height stands for is said under the name.
         beginnings = [screen.paint(f"{name:{margin}}", name), screen.paint(f"{words.percent(top, 1):{margin}}", "dim")]
-        for row, text in enumerate(_bars(heights[name], top, screen)):
-            lines.append((beginnings[row] if row < 2 else " " * margin) + screen.paint(text, name))
+        for row, text in enumerate(_bars(figure.heights(of_bins[name], bars), top, screen)):
+            lines.append((beginnings[row] if row < 2 else " " * margin) + screen.paint(text.rstrip(), name))
         if not shared or i == len(drawn) - 1:
             lines += [" " * margin + text for text in _axis(Axis(d.edges), bars, screen)]
     return lines
@@ -211,62 +211,70 @@ def _axis(axis: Axis, columns: int, screen: Screen) -> list[str]:
 def _caption(array: ArrayReport, screen: Screen) -> list[str]:
     """What the histogram is of, and what does not fit into it."""
     text = words.sampled(array)
-    heights = [figure.shares(d, 100) for s in (array.before, array.after) if (d := figure.drawable(s))]
-    tallest = max((max(h) for h in heights), default=0.0)
-    if heights and tallest > figure.ceiling(*heights):
+    drawn = [d for s in (array.before, array.after) if (d := figure.drawable(s))]
+    of_bins = [figure.shares(d) for d in drawn]
+    tallest = max(map(max, of_bins), default=0.0)
+    if drawn and tallest > figure.ceiling(*of_bins):
         text += f"; bars marked {_beyond(screen)} go up to {words.percent(tallest, 1)}"
-    if any(not Axis(d.edges).equal for s in (array.before, array.after) if (d := figure.drawable(s))):
+    if any(not Axis(d.edges).equal for d in drawn):
         text += "; logarithmic axis"
     return _wrapped(text, screen, "dim") if text else []
 
 
+#: Columns of the table of arrays, and those that go first where there is no room for all.
+_COLUMNS = ("array", "shape", "type", "negative", "min", "median", "max", "before", "after", "lost")
+_OPTIONAL = ("median", "min", "max", "negative", "shape", "type", "before")
+_RIGHT = {"negative", "min", "median", "max"}
+
+
 def _table(arrays: tuple[ArrayReport, ...], screen: Screen) -> list[str]:
-    """One row an array: what it is, how it is distributed before and after, what was lost. More numbers where there is room."""
-    bars = 10
-    rows = [_cells(array, bars, screen) for array in arrays]
-    names = ["array", "shape", "type", "before", "after", "lost"]
-    if screen.columns < 72:
-        names = ["array", "after", "lost"]
-    elif screen.columns >= 140:
-        names = ["array", "shape", "type", "negative", "min", "median", "max", "before", "after", "lost"]
-    widths = {name: max(words.width(name), *(words.width(row[name]) for row in rows)) for name in names}
-    room = screen.columns - sum(widths.values()) - 2 * (len(names) - 1)
-    for name in ("array", "lost", "type", "shape"):
-        if room < 0 and name in widths:
-            given = max(widths[name] + room, 12 if name != "array" else 16)
-            given = min(given, widths[name])
-            room += widths[name] - given
-            widths[name] = given
-    styles = {"before": "before", "after": "after", "lost": "lost"}
-    numeric = {"negative", "min", "median", "max"}
-    lines = [screen.paint("  ".join(f"{n:>{widths[n]}}" if n in numeric else f"{n:{widths[n]}}" for n in names).rstrip(), "dim")]
+    """One row an array: what it is, how it is distributed before and after, what was lost. As many columns as there is room for."""
+    rows = [_cells(array, screen) for array in arrays]
+    names, widths = list(_COLUMNS), {name: max(words.width(name), *(words.width(row[name]) for row in rows)) for name in _COLUMNS}
+
+    def room() -> int:
+        return screen.columns - sum(widths[name] for name in names) - 2 * (len(names) - 1)
+
+    if room() < 0:
+        for row in rows:
+            row["lost"] = row["lost in all"]
+        widths["lost"] = max(4, *(len(row["lost"]) for row in rows))
+    for name in _OPTIONAL:
+        if widths["array"] + min(room(), 0) < min(24, widths["array"]):
+            names.remove(name)
+    widths["array"] += min(room(), 0)
+    lines = [screen.paint("  ".join(_cell(name, widths[name], name) for name in names), "dim")]
     for row in rows:
-        cells = []
-        for name in names:
-            text = words.shortened(row[name], widths[name], screen.ellipsis)
-            pad = " " * (widths[name] - words.width(text))
-            text = screen.paint(text, styles[name]) if name in styles and row["lost"] != "copied" else text
-            cells.append(pad + text if name in numeric else text + pad)
-        lines.append("  ".join(cells))
+        cells = {name: words.shortened(row[name], widths[name], screen.ellipsis) for name in names}
+        lines.append("  ".join(_cell(text, widths[name], name, screen) for name, text in cells.items()))
     return lines
 
 
-def _cells(array: ArrayReport, bars: int, screen: Screen) -> dict[str, str]:
+def _cell(text: str, columns: int, name: str, screen: Screen | None = None) -> str:
+    """`text` in so many columns, as the column of this name has it."""
+    pad = " " * (columns - words.width(text))
+    if screen is not None and name in ("before", "after", "lost") and text != "copied":
+        text = screen.paint(text, name)
+    return pad + text if name in _RIGHT else text + pad
+
+
+def _cells(array: ArrayReport, screen: Screen) -> dict[str, str]:
     """All cells of an array's row by the names of their columns."""
     cells = dict.fromkeys(("negative", "min", "median", "max", "before", "after"), "")
     cells |= {"array": visible(array.name) or "-", "shape": words.shape(array.shape), "type": words.types(array)}
     if array.before is None or array.losses is None:
-        return cells | {"lost": "copied"}
-    lost = words.lost_words(array.losses)
-    cells |= {"lost": "" if lost == "nothing" else lost, "negative": words.percent(array.before.negative, array.before.count)}
+        return cells | {"lost": "copied", "lost in all": "copied"}
+    lost, in_all = words.lost_words(array.losses), sum(asdict(array.losses).values())
+    cells |= {"lost": lost if in_all else "", "lost in all": f"{in_all:,}" if in_all else ""}
+    cells |= {"negative": words.percent(array.before.negative, array.before.count)}
     cells |= {name: words.number(value) for name, value in words.values(array.before) if name in cells}
     drawn = [(name, figure.drawable(s)) for name, s in (("before", array.before), ("after", array.after))]
-    return cells | {name: _spark(d, bars, screen) for name, d in drawn if d is not None}
+    return cells | {name: _spark(d, 10, screen) for name, d in drawn if d is not None}
 
 
 def _spark(distribution: Distribution, columns: int, screen: Screen) -> str:
     """A histogram of one row."""
-    heights, levels = figure.shares(distribution, columns), len(screen.shades) - 1
+    heights, levels = figure.heights(figure.shares(distribution), columns), len(screen.shades) - 1
     top = figure.ceiling(heights)
     return "".join(screen.shades[min(max(round(h / top * levels), 1), levels)] if h else " " for h in heights)
 

@@ -130,7 +130,7 @@ def sampled(array: ArrayReport) -> str:
     if not drawn:
         return ""
     d = drawn[0][1]
-    of = f"all {elements(array.elements)}" if d.sampled >= array.elements else f"{d.sampled:,} of {elements(array.elements)}, a sample"
+    of = f"all {elements(array.elements)}" if d.sampled >= array.elements else f"a sample, {d.sampled:,} of {elements(array.elements)}"
     outside = [f"{percent(d.below + d.above, d.binned)} {name}" for name, d in drawn if d.below + d.above]
     return f"distribution of {of}" + (f"; outside the axis: {', '.join(outside)}" if outside else "")
 
@@ -140,7 +140,8 @@ def cost_words(cost: Cost, verified: bool, resumed: bool) -> str:
     speed = rate(cost.bytes_read + cost.bytes_written, cost.seconds)
     parts = [
         f"{size(cost.bytes_read)} read",
-        f"{size(cost.bytes_written)} written in {duration(cost.seconds)}" + (f" ({speed})" if speed else ""),
+        f"{size(cost.bytes_written)} written",
+        duration(cost.seconds) + (f" ({speed})" if speed else ""),
         workers(cost.workers),
         f"peak memory {size(cost.memory_measured)} of {size(cost.memory_bound)}",
         f"codecs by {cost.codec_path}" if cost.codec_path else "",

@@ -97,7 +97,9 @@ def report(*arrays: ArrayReport, warnings: tuple[str, ...] = ()) -> Report:
         source=Endpoint("in dir/in.npy", "npy", 16_000_128, {"bytes": 16_000_128, "mtime_ns": 1, "header": "93" * 100}),
         destination=Endpoint("out.npy", "npy", 8_000_128, {"sampled_blake2b": "7d1ce39d708405fbf733b2d4ea488a41"}),
         arrays=arrays or (array(),),
-        cost=Cost("2026-01-02T03:04:05+00:00", 1.5, 16_000_128, 8_000_128, 16e6, 2, "threads", "numpy", None, 512 << 20, 60 << 20, 50 << 20),
+        cost=Cost(
+            "2026-01-02T03:04:05+00:00", 1.5, 16_000_128, 8_000_128, 16e6, 2, "threads", "numpy", None, 512 << 20, 60 << 20, 50 << 20
+        ),
         versions=Versions("3.13.1", "2.4.0", None, "Linux 6.1 x86_64"),
         resumed=False,
         verified=True,

@@ -83,7 +83,9 @@ def test_json_is_strict_whatever_the_numbers_and_names(indent: int | None) -> No
     array = dataclasses.replace(reports.odd(name), factor=math.inf)
     assert array.after is not None
     array = dataclasses.replace(array, after=dataclasses.replace(array.after, mean=math.nan))
-    made = dataclasses.replace(reports.report(array, warnings=(name,)), cost=dataclasses.replace(reports.report().cost, throughput=math.inf))
+    made = dataclasses.replace(
+        reports.report(array, warnings=(name,)), cost=dataclasses.replace(reports.report().cost, throughput=math.inf)
+    )
     text = made.to_json(indent)
     text.encode("utf-8")
     values = json.loads(text, parse_constant=refuse)
@@ -214,7 +216,8 @@ def test_tampered_bins_of_version_1_are_refused(bins: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "7", "null", "{}", '{"schema_version": 1}', "[" * 100_000, '{"schema_version": NaN}', "9" * 5000, "\xff", '{"a": 1e999}']
+    "text",
+    ["", "[]", "7", "null", "{}", '{"schema_version": 1}', "[" * 100_000, '{"schema_version": NaN}', "9" * 5000, "\xff", '{"a": 1e999}'],
 )
 def test_what_is_no_report_is_refused_in_one_line(text: str, tmp_path: Path) -> None:
     (tmp_path / "r.json").write_text(text, encoding="latin-1")
