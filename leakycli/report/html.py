@@ -56,15 +56,23 @@ def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("leakycli.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("leakycli.report", "."),
+        autoescape=True,
+        finalize=_shown,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    environment.filters |= {
-        "visible": visible,
-        "cost": words.cost_words,
-        "moment": words.moment,
-    }
+    environment.filters |= {"cost": words.cost_words, "moment": words.moment}
     environment.globals |= {"width": WIDTH, "height": HEIGHT, "small_width": SMALL_WIDTH, "small_height": SMALL_HEIGHT}
     return environment
+
+
+def _shown(value: Any) -> Any:
+    """What the template places, without control characters and secrets in URLs; it escapes what HTML means by it."""
+    if type(value) is not str or (value.isprintable() and "://" not in value):
+        return value
+    return visible(value)
 
 
 def _headline(report: Report) -> list[tuple[str, str, str]]:
@@ -104,7 +112,7 @@ def _made(report: Report) -> list[tuple[str, str]]:
         zarr = f", zarr {versions.zarr}" if versions.zarr else ""
         ran = f", Python {versions.python}, numpy {versions.numpy}{zarr}; {versions.system}"
     rows += [("versions", f"leakycli {report.version}{ran}")]
-    return [(name, visible(value)) for name, value in rows] + [("run again", _command(report))]
+    return [*rows, ("run again", _command(report))]
 
 
 def _given(report: Report) -> dict[str, Any]:
@@ -121,9 +129,9 @@ def _value(value: Any) -> str:
 def _command(report: Report) -> str:
     """What to type for the same result."""
     if report.command is not None:
-        return visible(shlex.join(report.command))
+        return shlex.join(report.command)
     options = "".join(f", {name}={tuple(value) if isinstance(value, list) else value!r}" for name, value in _given(report).items())
-    return visible(f"leakycli.apply({report.source.path!r}, {report.destination.path!r}{options})")
+    return f"leakycli.apply({report.source.path!r}, {report.destination.path!r}{options})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,11 +169,11 @@ class Shown:
 
 def _array(array: ArrayReport, number: int) -> Shown:
     before, after = array.before, array.after
-    name = visible(array.name)
+    name = array.name
     title = f"{words.shape(array.shape)} {words.types(array).replace('->', '→')}"
     losses = words.lost_words(array.losses)
     lost = "" if losses == "nothing" else losses
-    shared = (f"a{number}", name, title, visible(words.layout(array)), array, lost)
+    shared = (f"a{number}", name, title, words.layout(array), array, lost)
     if before is None or after is None:
         return Shown(*shared, (), (), (), (), "", "", "", 0)
     counted = words.paired(words.signs(before), words.signs(after))

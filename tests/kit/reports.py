@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 from leakycli.function.rule import Losses
 from leakycli.report.model import QUANTILES, ArrayReport, Cost, Distribution, Endpoint, Report, Statistics, Versions
@@ -16,7 +17,7 @@ def normal(scale: float = 1.0, leak: float = 1.0) -> Statistics:
     """A million numbers, normal on the right of zero and `leak` times as far away on the left."""
     edges = tuple(round(-3.0 + i * 0.06, 2) for i in range(101))
     counts = []
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in pairwise(edges):
         counts.append(round(500_000 * (_up_to(high, leak) - _up_to(low, leak))))
     spread = dict(zip(QUANTILES, (scale * (q if q > 0 else q * leak) for q in _NORMAL), strict=True))
     scaled = tuple(round(edge * scale, 6) for edge in edges)

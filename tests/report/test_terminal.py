@@ -155,7 +155,7 @@ def test_the_axis_of_equal_bins_is_linear() -> None:
 def test_the_axis_of_bins_that_widen_is_logarithmic() -> None:
     axis = Axis((-1000.0, -100.0, -10.0, -1.0, 1.0, 10.0, 100.0, 1000.0))
     assert not axis.equal
-    ticks = dict((text, position) for position, text in axis.ticks(7))
+    ticks = {text: position for position, text in axis.ticks(7)}
     assert ticks["0"] == 0.5
     assert ticks["100"] == pytest.approx(6 / 7)
 
