@@ -23,7 +23,7 @@ from leakycli.errors import CorruptError, LeakyError, StorageError, UsageError, 
 from leakycli.formats import Member, Usage
 from leakycli.function.rule import OUTPUTS
 from leakycli.options import Options
-from leakycli.report import RENDERERS, renderer
+from leakycli.report import renderer
 from leakycli.report.model import Report
 
 if TYPE_CHECKING:
@@ -157,8 +157,6 @@ def read_report(source: Path, storage_options: Mapping[str, Any] | None = None) 
 def save_report(report: Report, dest: Path) -> None:
     """Write `report` to `dest`, in the form that its suffix says (.json, .html). It appears complete, and replaces a report only."""
     name = path("dest", dest)
-    if not name.lower().endswith(tuple(RENDERERS)):
-        raise UsageError(f"{shown(name)}: a report's suffix says its kind; it must end in {' or '.join(RENDERERS)}")
     form, temporary = renderer(name), f"{name}.{os.getpid()}.partial"
     try:
         if os.path.lexists(name):

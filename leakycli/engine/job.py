@@ -38,7 +38,7 @@ from leakycli.function.onepass import scratch_bytes
 from leakycli.function.rule import Losses, Rule
 from leakycli.options import Options, place
 from leakycli.regions import Box, Presence, Span
-from leakycli.report import RENDERERS, renderer
+from leakycli.report import renderer
 from leakycli.report.json import plain
 from leakycli.report.model import ArrayReport, Cost, Endpoint, Report, Statistics, Versions
 
@@ -93,8 +93,8 @@ class Job:
     def _check_paths(self) -> None:
         options = self._options
         for report in options.reports:
-            if report != "none" and not report.lower().endswith(tuple(RENDERERS)):
-                raise UsageError(f"{shown(report)}: a report's suffix says its kind; it must end in {' or '.join(RENDERERS)}")
+            if report != "none":
+                renderer(report)
         for given, name in ((options.strict, "--strict"), (options.verify, "--verify"), (options.resume, "--resume")):
             if given and self._stream_out:
                 raise UsageError(f"{name} cannot take back what went to standard output; name a file")

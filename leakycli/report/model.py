@@ -16,7 +16,8 @@ from leakycli.errors import CorruptError, visible
 from leakycli.formats.base import Chunking
 from leakycli.function.rule import Losses
 from leakycli.function.summary import Histogram, Summary
-from leakycli.report import bins, decode
+from leakycli.report import bins, decode, words
+from leakycli.report.renderers import load
 
 SCHEMA_VERSION = 2
 
@@ -278,18 +279,16 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain JSON values."""
-        from leakycli.report.json import values
-
-        return values(self)
+        found: dict[str, Any] = load("json").values(self)
+        return found
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Report:
         """The report that `to_dict` gave, in this version or an earlier one. Raises CorruptError on anything else."""
         version = values.get("schema_version") if type(values) is dict else None
         if version == 1 and type(version) is int:
-            from leakycli.report.version1 import upgraded
-
-            return upgraded(values)
+            old: Report = load("version1").upgraded(values)
+            return old
         if version != SCHEMA_VERSION or type(version) is not int:
             known = f"version 1 or {SCHEMA_VERSION}"
             raise CorruptError(f"not a report of leakycli that this version reads (schema_version is not {known})")
@@ -297,24 +296,18 @@ class Report:
 
     def to_json(self, indent: int | None = 2) -> str:
         """Strict JSON: one line where `indent` is None, else a few lines an array, ending in a newline."""
-        from leakycli.report.json import line, render
-
-        return line(self) if indent is None else render(self)
+        form = load("json")
+        text: str = form.line(self) if indent is None else form.render(self)
+        return text
 
     def __repr__(self) -> str:
-        from leakycli.report.words import lost_words
-
         ends = f"{visible(self.source.path)} -> {visible(self.destination.path)}"
         arrays = f"{len(self.transformed)} of {len(self.arrays)} arrays transformed, {self.elements:,} elements"
         warned = f", {len(self.warnings)} warnings" if self.warnings else ""
-        return f"<Report: {ends}\n {arrays}, {self.cost.seconds:.2f} s; lost: {lost_words(self.losses)}{warned}>"
+        return f"<Report: {ends}\n {arrays}, {self.cost.seconds:.2f} s; lost: {words.lost_words(self.losses)}{warned}>"
 
     def __str__(self) -> str:
-        from leakycli.report.terminal import report_text
-
-        return report_text(self)
+        return str(load("terminal").report_text(self))
 
     def _repr_html_(self) -> str:
-        from leakycli.report.html import card
-
-        return card(self)
+        return str(load("html").card(self))
