@@ -13,7 +13,6 @@ from leakycli._version import __version__
 
 if TYPE_CHECKING:
     from leakycli.api import Options, SourceInfo, apply, dry_run, info, read_report, save_report, verify
-    from leakycli.engine import events
     from leakycli.engine.events import Finished, RegionDone, Started
     from leakycli.engine.plan import Plan
     from leakycli.engine.verify import Comparison
@@ -73,7 +72,6 @@ __all__ = [
     "__version__",
     "apply",
     "dry_run",
-    "events",
     "info",
     "leaky_relu",
     "read_report",
@@ -83,8 +81,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "events":
-        return importlib.import_module("leakycli.engine.events")
     for home, names in _HOMES.items():
         if name in names:
             return getattr(importlib.import_module(home), name)

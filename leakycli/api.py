@@ -69,7 +69,7 @@ def apply(
     source: path of a `.npy` or `.npz` file, a Zarr array or group, a FIFO, or "-" for standard input.
     dest: path ending in `.npy`, `.npz`, `.zarr` or `.zarr.zip`, or "-".
     options: all options in one object; each may be given as a keyword as well, as in `apply(a, b, alpha=0.1, dtype="float16")`.
-    observe: called with each event of the run (see `leakycli.events`).
+    observe: called with each event of the run (`Started`, `RegionDone`, `Finished`).
 
     The destination appears complete or not at all; what was under its name stays until then, and for good without `overwrite`.
 

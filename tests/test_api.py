@@ -109,7 +109,19 @@ def test_names_can_be_found() -> None:
     assert set(leakycli.__all__) <= set(listed)
     for name in leakycli.__all__:
         assert getattr(leakycli, name) is not None
-    for name in ("apply", "verify", "dry_run", "info", "leaky_relu", "Report", "Plan", "Comparison", "LeakyError", "UsageError", "events"):
+    for name in (
+        "apply",
+        "verify",
+        "dry_run",
+        "info",
+        "leaky_relu",
+        "Report",
+        "Plan",
+        "Comparison",
+        "LeakyError",
+        "UsageError",
+        "RegionDone",
+    ):
         assert name in listed
     with pytest.raises(AttributeError, match="applay"):
         leakycli.applay  # noqa: B018

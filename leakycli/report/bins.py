@@ -61,8 +61,8 @@ def edges(pair: tuple[Bins, ...]) -> tuple[tuple[float, ...], ...]:
     ranges = [_range(bins) for bins in pair]
     scales = [_scale(bins) for bins in pair]
     low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
-    widest = max(high / 2 - low / 2 for low, high in ranges)
-    if high / 2 - low / 2 <= 1.5 * widest:
+    widths = [high / 2 - low / 2 for low, high in ranges]
+    if high / 2 - low / 2 <= min(1.5 * max(widths), 20 * min(widths)):
         return (_cut(low, high, max(scales)),) * len(pair)
     return tuple(_cut(*own, scale) for own, scale in zip(ranges, scales, strict=True))
 
@@ -91,7 +91,7 @@ def _cut(low: float, high: float, magnitudes: tuple[float, float]) -> tuple[floa
     (scale, median), share = magnitudes, np.arange(BINS + 1) / BINS
     farthest = max(abs(low), abs(high))
     if not 0 < median < farthest / 200:
-        return tuple((low * (1 - share) + high * share).tolist())
+        return tuple(np.maximum.accumulate(low * (1 - share) + high * share).tolist())
     # No more than 12 decades, below which all is one bin.
     scale = max(scale, farthest * 1e-12)
     first, last = np.arcsinh(low / scale), np.arcsinh(high / scale)
@@ -105,7 +105,7 @@ def counts(bins: Bins, edges: tuple[float, ...]) -> tuple[tuple[int, ...], int, 
     zeros = sum(count for lower, upper, count in bins if lower == upper == 0)
     values, reached = _knots([b for b in bins if not b[0] == b[1] == 0])
     total = int(reached[-1]) if reached.size else 0
-    up_to = np.rint(np.interp(at, values, reached)).astype(np.int64) if total else np.zeros(at.size, np.int64)
+    up_to = np.rint(_up_to(at, values, reached)).astype(np.int64) if total else np.zeros(at.size, np.int64)
     inside = np.diff(up_to)
     below, above = int(up_to[0]), total - int(up_to[-1])
     if zeros:
@@ -117,3 +117,13 @@ def counts(bins: Bins, edges: tuple[float, ...]) -> tuple[tuple[int, ...], int, 
         else:
             inside[min(i, inside.size - 1)] += zeros
     return tuple(inside.tolist()), below, above
+
+
+def _up_to(at: NDArray[np.float64], values: NDArray[np.float64], reached: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How many elements lie up to each of `at`. (`numpy.interp` takes a slope, which overflows between subnormals.)"""
+    scale = 0.5 if np.abs(values).max() > 1e300 else 1.0
+    at, values = at * scale, values * scale
+    i = np.clip(np.searchsorted(values, at, "right"), 1, values.size - 1)
+    width = values[i] - values[i - 1]
+    share = np.clip(np.divide(at - values[i - 1], width, out=np.ones(at.size), where=width > 0), 0, 1)
+    return np.where(at < values[0], 0.0, reached[i - 1] + share * (reached[i] - reached[i - 1]))

@@ -278,7 +278,7 @@ def test_losses_are_shown(run: Command) -> None:
     np.save("in.npy", np.array([1e10, np.nan], np.float32))
     out = run("apply", "in.npy", "out.npy", "--dtype", "int32", "--nan", "-1", "--overwrite")[1]
     assert "1 clipped" in out
-    assert "1 nan replaced" in out
+    assert "1 NaN replaced" in out
     assert np.load("out.npy").tolist() == [2**31 - 1, -1]
 
 
