@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -62,6 +62,7 @@ def apply(
     observe: events.Observer = events.ignore,
     processes: ForkedExecutor | None = None,
     brief: bool = False,
+    progress: bool = False,
     **fields: Any,
 ) -> Report:
     """Write the leaky ReLU of the array file `source` to `dest` and a report beside it; returns the report.
@@ -70,6 +71,7 @@ def apply(
     dest: path ending in `.npy`, `.npz`, `.zarr` or `.zarr.zip`, or "-".
     options: all options in one object; each may be given as a keyword as well, as in `apply(a, b, alpha=0.1, dtype="float16")`.
     observe: called with each event of the run (`Started`, `RegionDone`, `Finished`).
+    progress: show a bar, in a notebook or on a terminal.
 
     The destination appears complete or not at all; what was under its name stays until then, and for good without `overwrite`.
 
@@ -77,8 +79,24 @@ def apply(
     on from; a new `.npy` is then made in fewer steps (see `publish.UnnamedPublication`).
     """
     options = (options or Options()).with_fields("apply", fields)
-    with Job(path("source", source), path("dest", dest), options, processes, brief) as job:
-        return job.run(observe)
+    with Job(path("source", source), path("dest", dest), options, processes, brief) as job, _watched(observe, progress) as watch:
+        return job.run(watch)
+
+
+@contextlib.contextmanager
+def _watched(observe: events.Observer, progress: bool) -> Iterator[events.Observer]:
+    """`observe`, and with `progress` a bar, too."""
+    if not progress:
+        yield observe
+        return
+    from leakycli.progress import notebook
+
+    def both(event: events.Event) -> None:
+        bar(event)
+        observe(event)
+
+    with contextlib.closing(notebook()) as bar:
+        yield both
 
 
 @_takes()

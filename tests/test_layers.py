@@ -17,6 +17,7 @@ LAYERS = (
     ("cli",),
     ("__init__",),
     ("api",),
+    ("progress",),
     ("engine.job",),
     ("engine.verify",),
     ("options",),

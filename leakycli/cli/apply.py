@@ -275,7 +275,7 @@ def _each(jobs: list[Job], given: dict[str, Any], work: Any) -> int:
 
 def _apply(job: Job, options: Options, given: dict[str, Any], batch: bool, processes: ForkedExecutor | None, begun: Begun | None) -> None:
     from leakycli.api import apply
-    from leakycli.cli.progress import observer
+    from leakycli.progress import observer
 
     with observer(given["progress"], given["quiet"]) as observe:
         if begun is not None:

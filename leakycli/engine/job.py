@@ -461,7 +461,7 @@ class Job:
     def _tell(self, plan: ArrayPlan[Any], bytes_in: int, bytes_out: int, observe: events.Observer) -> None:
         """Of what an earlier run has done."""
         self._worked_bytes += bytes_in
-        observe(events.RegionDone(self._source_path, plan.name, bytes_in, bytes_out))
+        observe(events.RegionDone(self._source_path, plan.name, bytes_in, bytes_out, resumed=True))
 
     def _note_member(self, member: Member, target: Target, result: ArrayResult | None) -> None:
         """In the journal: that it is finished."""

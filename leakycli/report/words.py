@@ -39,7 +39,7 @@ def size(count: float) -> str:
         return f"{count:.0f} byte{'' if count == 1 else 's'}"
     for unit in ("KiB", "MiB", "GiB", "TiB", "PiB"):
         count /= 1024
-        if count < 999.95 or unit == "PiB":
+        if count < 1023.95 or unit == "PiB":
             break
     text = f"{count:.1f}".removesuffix(".0")
     return f"{text} {unit}"

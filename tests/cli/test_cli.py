@@ -382,16 +382,19 @@ def test_progress_as_json_is_lines_of_events_on_standard_error(leakycli: Run, tm
     np.save(tmp_path / "in.npy", np.zeros(5_000_000, np.float32))
     done = leakycli("apply", "in.npy", "out.npy", "--progress", "json", "--json")
     events = [strict(line) for line in done.stderr.decode().splitlines()]
-    assert [event["event"] for event in events] == ["Started", "RegionDone", "RegionDone", "RegionDone", "Finished"]
+    assert [event["event"] for event in events] == ["started", "region_done", "region_done", "region_done", "finished"]
     assert {event["source"] for event in events} == {"in.npy"}
-    assert sum(event["bytes_in"] for event in events if event["event"] == "RegionDone") == events[0]["bytes_in"] == 20_000_000
+    assert sum(event["bytes_in"] for event in events if event["event"] == "region_done") == events[0]["bytes_in"] == 20_000_000
+    assert [event["done"] for event in events] == sorted(event["done"] for event in events)
+    assert {event["total"] for event in events} == {20_000_000}
+    assert all(event["time"].endswith("+00:00") for event in events)
     assert strict(done.stdout.decode())["tool"] == "leakycli"
 
 
 def test_progress_plain_is_lines_on_standard_error(run: Command) -> None:
     code, out, err = run("apply", "in.npy", "out.npy", "--progress", "plain")
     assert code == 0
-    assert err.splitlines() == ["in.npy: 100 % of 0.0 MB"]
+    assert err.splitlines() == ["in.npy: done"]
     assert "in.npy -> out.npy" in out
 
 

@@ -629,7 +629,7 @@ def test_a_null_byte_in_a_list_of_files(leakycli: Run, tmp_path: Path, given: st
 # Everything that a run needs is imported while the process may still read it.
 _AS_NOBODY = """
 import os, sys
-import leakycli.api, leakycli.cli.where, leakycli.cli.apply, leakycli.cli.info, leakycli.cli.progress, leakycli.cli.verify
+import leakycli.api, leakycli.cli.where, leakycli.cli.apply, leakycli.cli.info, leakycli.progress, leakycli.cli.verify
 import leakycli.engine.verify, leakycli.report.terminal, leakycli.formats.npz
 from leakycli.cli import _run
 import rich.console, rich.table, json, concurrent.futures.thread
