@@ -174,7 +174,7 @@ class _Bar(Progress):
         text, room = "  ".join(self.parts()), columns - 1
         unicode = (stream.encoding or "").lower().startswith("utf")
         full, empty, ellipsis = ("━", "─", "…") if unicode else ("#", "-", "...")
-        wide = min(30, room - len(text) - 24)
+        wide = min(30, room - len(text) - 16)
         bar = ""
         if wide >= 8:
             reached = int(self.share * wide)
