@@ -177,7 +177,7 @@ class _Bar(Progress):
         wide = min(30, room - len(text) - 16)
         bar = ""
         if wide >= 8:
-            reached = int(self.share * wide)
+            reached = max(int(self.share * wide), self.share > 0)
             bar = full * reached + empty * (wide - reached) + "  "
         name = words.shortened(visible(self.source), max(room - len(text) - len(bar) - 2, 0), ellipsis)
         return words.shortened(f"{name}  {bar}{text}" if name else text, room, "")

@@ -156,7 +156,7 @@ def _width(before: str, after: str) -> int:
 
 
 def _drawing(array: ArrayReport, screen: Screen, columns: int) -> list[str]:
-    """Two histograms, before over after, on one axis where they have the same edges."""
+    """Two histograms, before over after, each to its own height, on one axis where they have the same edges."""
     given = (("before", figure.drawable(array.before)), ("after", figure.drawable(array.after)))
     drawn = [(name, d) for name, d in given if d is not None]
     if not drawn:
@@ -167,7 +167,7 @@ def _drawing(array: ArrayReport, screen: Screen, columns: int) -> list[str]:
     shared = len({d.edges for _, d in drawn}) == 1
     lines = []
     for i, (name, d) in enumerate(drawn):
-        top = figure.ceiling(*of_bins.values()) if shared else figure.ceiling(of_bins[name])
+        top = figure.ceiling(of_bins[name])
         # What a bar of full height stands for is said under the name.
         beginnings = [screen.paint(f"{name:{margin}}", name), screen.paint(f"{words.percent(top, 1):{margin}}", "dim")]
         for row, text in enumerate(_bars(figure.heights(of_bins[name], bars), top, screen)):
@@ -212,10 +212,9 @@ def _caption(array: ArrayReport, screen: Screen) -> list[str]:
     """What the histogram is of, and what does not fit into it."""
     text = words.sampled(array)
     drawn = [d for s in (array.before, array.after) if (d := figure.drawable(s))]
-    of_bins = [figure.shares(d) for d in drawn]
-    tallest = max(map(max, of_bins), default=0.0)
-    if drawn and tallest > figure.ceiling(*of_bins):
-        text += f"; bars marked {_beyond(screen)} go up to {words.percent(tallest, 1)}"
+    cut = [max(shares) for d in drawn if max(shares := figure.shares(d)) > figure.ceiling(shares)]
+    if cut:
+        text += f"; bars marked {_beyond(screen)} go up to {words.percent(max(cut), 1)}"
     if any(not Axis(d.edges).equal for d in drawn):
         text += "; logarithmic axis"
     return _wrapped(text, screen, "dim") if text else []
