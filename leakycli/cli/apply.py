@@ -7,8 +7,8 @@ import importlib
 import os
 import sys
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +16,18 @@ import click
 
 from leakycli import stopping
 from leakycli.cli import options as o
-from leakycli.errors import BatchError, LeakyError, StorageError, UsageError, let_go, redacted, shown, visible
+from leakycli.cli.batch import Batch, Done, check_list, entry_of, failure, read_list, write_list
+from leakycli.engine import events
+from leakycli.errors import BatchError, LeakyError, StorageError, UsageError, let_go, redacted, shown, storage_error, visible
+from leakycli.stores.urls import is_url
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from leakycli.api import Options
     from leakycli.cli.where import Job
-    from leakycli.engine import events
     from leakycli.engine.executors import ForkedExecutor
-    from leakycli.report.model import Report
+    from leakycli.progress import Progress
 
 
 @click.command("apply", short_help="Write the leaky ReLU of SOURCE to DEST.")
@@ -40,9 +42,11 @@ if TYPE_CHECKING:
     o.verify,
     o.dry_run,
     o.report,
+    o.report_dir,
     o.storage_option,
     o.recursive,
     o.files_from,
+    o.failed_to,
     o.fail_fast,
     o.progress,
     o.json,
@@ -73,15 +77,20 @@ def command(sources: tuple[str, ...], dest: str, **given: Any) -> int:
     from leakycli.api import Options
     from leakycli.cli.where import resolve_jobs
     from leakycli.formats import parse_options
+    from leakycli.progress import observer
 
     system.keep_freed_memory()
     if dest == "-" and given["json"]:
         raise UsageError("--json and the result cannot both go to standard output; name a file for one of them (--report PATH)")
-    sources += _listed(given["files_from"])
-    jobs = resolve_jobs(sources, dest, given["recursive"], given["files_from"] is not None, given["to"])
-    batch = len(jobs) > 1 or given["files_from"] is not None
-    if batch and any(path != "none" for path in given["report"]):
-        raise UsageError("--report PATH is for one source; in a batch each result has its own DEST.report.json")
+    listed = None if given["files_from"] is None else read_list(given["files_from"])
+    jobs = resolve_jobs(sources, dest, given["recursive"], given["to"], listed)
+    several = len(jobs) > 1 or listed is not None
+    if several and any(path != "none" for path in given["report"]):
+        raise UsageError(
+            "--report PATH is for one source; in a batch each result has its own DEST.report.json; --report-dir DIR collects them"
+        )
+    if given["failed_to"] is not None:
+        check_list(given["failed_to"])
     options = Options(
         alpha=given["alpha"],
         dtype=given["dtype"],
@@ -97,7 +106,7 @@ def command(sources: tuple[str, ...], dest: str, **given: Any) -> int:
         shards=given["shards"],
         zarr_format=None if given["zarr_format"] is None else int(given["zarr_format"]),
         provenance=not given["no_provenance"],
-        parents=given["recursive"],
+        parents=given["recursive"] or listed is not None,
         overwrite=given["overwrite"],
         resume=given["resume"],
         fsync=given["fsync"],
@@ -106,14 +115,35 @@ def command(sources: tuple[str, ...], dest: str, **given: Any) -> int:
         storage_options=parse_options(given["storage_options"]),
         command=_command(sys.argv[1:]),
     )
+    reports = _Reports(given["report_dir"], dest, several)
     if given["dry_run"]:
         return _each(jobs, given, lambda job: _show_plan(job, options, given))
     with contextlib.ExitStack() as stack:
         processes = _processes(jobs, options)
         if processes is not None:
             stack.enter_context(processes)
-        begun = _begun_ahead(jobs, options, given, processes) if processes is not None and not given["fail_fast"] else iter(())
-        return _each(jobs, given, lambda job: _apply(job, options, given, batch, processes, next(begun, None)))
+        begun = _begun_ahead(jobs, options, given, processes, reports) if processes is not None and not given["fail_fast"] else iter(())
+        observe = stack.enter_context(observer(given["progress"], given["quiet"], len(jobs), piped=dest == "-"))
+        batch = Batch(len(jobs), dest)
+        if not several:
+            _alone(jobs[0], reports.of(jobs[0], options), given, observe, processes)
+            return 0
+
+        def work(job: Job) -> None:
+            begun_one = next(begun, None)
+            done = (
+                _done(job, reports.of(job, options), given, observe, processes) if begun_one is None else _awaited(job, begun_one, observe)
+            )
+            batch.add(done)
+            observe.clear()
+            if done.text:
+                click.echo(done.text)
+
+        try:
+            return _each(jobs, given, work, batch, observe)
+        finally:
+            observe.clear()
+            _finish(batch, given)
 
 
 #: Bytes of a `.npy` up to which a process takes it as a whole.
@@ -125,17 +155,8 @@ TOGETHER = 16
 AHEAD = 128
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What is said of a run in another process, and the bytes that it read and wrote."""
-
-    text: str
-    bytes_in: int
-    bytes_out: int
-
-
 #: A run that was begun, with others: its outcome is this one of those.
-Begun = tuple["Future[list[Outcome | LeakyError]]", int]
+Begun = tuple["Future[list[Done | LeakyError]]", int]
 
 
 def _small(job: Job) -> bool:
@@ -144,43 +165,63 @@ def _small(job: Job) -> bool:
     return job.source.lower().endswith(".npy") and is_regular(job.source) and os.path.getsize(job.source) <= SMALL
 
 
-def _begun_ahead(jobs: list[Job], options: Options, given: dict[str, Any], processes: ForkedExecutor) -> Iterator[Begun | None]:
+def _begun_ahead(
+    jobs: list[Job], options: Options, given: dict[str, Any], processes: ForkedExecutor, reports: _Reports
+) -> Iterator[Begun | None]:
     """For each job, in order, its run in one of the `processes`, which is begun ahead of its turn; None for one that is not small."""
-    alone, shape = replace(options, workers=1), (given["json"], given["quiet"])
+    alone, shape = replace(options, workers=1), {name: given[name] for name in ("json", "quiet")}
     waiting: deque[Begun | None] = deque()
     for small, group in groupby(jobs, _small):
         while some := list(islice(group, TOGETHER)):
-            future = processes.submit(_outcomes, some, alone, shape) if small and len(jobs) >= MANY else None
+            future = (
+                processes.submit(_outcomes, [(job, reports.of(job, alone)) for job in some], shape) if small and len(jobs) >= MANY else None
+            )
             waiting.extend(None if future is None else (future, i) for i in range(len(some)))
             while len(waiting) > AHEAD:
                 yield waiting.popleft()
     yield from waiting
 
 
-def _outcomes(jobs: list[Job], options: Options, shape: tuple[bool, bool]) -> list[Outcome | LeakyError]:
-    """Do the jobs. shape: whether JSON is wanted, and whether nothing is."""
-    from leakycli.api import apply
-
-    outcomes: list[Outcome | LeakyError] = []
-    for job in jobs:
+def _outcomes(jobs: list[tuple[Job, Options]], given: dict[str, Any]) -> list[Done | LeakyError]:
+    """Do the jobs, each with its options."""
+    outcomes: list[Done | LeakyError] = []
+    for job, options in jobs:
         try:
-            report = apply(job.source, job.dest, options, brief=True)
-            outcomes.append(Outcome(_said(report, *shape), report.cost.bytes_read, report.cost.bytes_written))
+            outcomes.append(_done(job, options, given, events.ignore, brief=True))
         except LeakyError as error:
             let_go(error)
             outcomes.append(error)
     return outcomes
 
 
-def _said(report: Report, json: bool, quiet: bool) -> str:
-    """What is said of one of a batch, in one line; nothing where that is empty."""
-    if json:
-        return report.to_json(indent=None)
-    if quiet:
-        return ""
+def _done(
+    job: Job,
+    options: Options,
+    given: dict[str, Any],
+    observe: events.Observer,
+    processes: ForkedExecutor | None = None,
+    brief: bool = False,
+) -> Done:
+    """Do one of a batch, and say so in a line."""
+    from leakycli.api import apply
     from leakycli.report.terminal import line
 
-    return line(report)
+    already = False
+
+    def watch(event: events.Event) -> None:
+        nonlocal already
+        already = already or getattr(event, "already", False)
+        observe(event)
+
+    report = apply(job.source, job.dest, options, watch, processes, brief)
+    if given["json"]:
+        text = report.to_json(indent=None)
+    elif given["quiet"]:
+        text = ""
+    else:
+        # Its report is that of another run, and a file that anyone may have written.
+        text = f"{visible(job.dest)}: already complete" if already else line(report)
+    return Done.of(report, text, already)
 
 
 def _processes(jobs: list[Job], options: Options) -> ForkedExecutor | None:
@@ -189,7 +230,7 @@ def _processes(jobs: list[Job], options: Options) -> ForkedExecutor | None:
     from leakycli.engine.executors import ForkedExecutor, can_fork
     from leakycli.engine.job import WORTH_PROCESSES
     from leakycli.engine.plan import ALLOWANCE, DEFAULT_BOUND
-    from leakycli.formats import is_regular, is_url
+    from leakycli.formats import is_regular
 
     # As many as there is room for beside this one.
     room = (options.memory or DEFAULT_BOUND) // (system.resident() + ALLOWANCE)
@@ -238,19 +279,12 @@ def _command(words: list[str]) -> tuple[str, ...]:
     return "leakycli", *words
 
 
-def _listed(path: str | None) -> tuple[str, ...]:
-    if path is None:
-        return ()
-    try:
-        with open(0 if path == "-" else path, errors="surrogateescape") as file:
-            return tuple(line.rstrip("\n") for line in file if line.rstrip("\n"))
-    except OSError as error:
-        raise LeakyError(f"cannot read {shown(path)}: {error.strerror}") from None
-
-
-def _each(jobs: list[Job], given: dict[str, Any], work: Any) -> int:
+def _each(
+    jobs: list[Job], given: dict[str, Any], work: Callable[[Job], None], batch: Batch | None = None, observe: Progress | None = None
+) -> int:
     """Do `work` for every job. One job's error is raised; in a batch it is one line, and the others go on."""
-    failed = begun = 0
+    batch = batch or Batch(len(jobs), "")
+    begun = 0
     for job in jobs:
         begun += 1
         try:
@@ -259,49 +293,85 @@ def _each(jobs: list[Job], given: dict[str, Any], work: Any) -> int:
             if len(jobs) == 1:
                 raise
             let_go(error)
-            failed += 1
-            click.echo(f"leakycli: {visible(str(error))}", err=True)
+            failed = failure(job.source, entry_of(job.source, job.dest, batch.folder), error)
+            batch.failures.append(failed)
+            if observe is not None:
+                observe.finish()
+                observe.clear()
+            click.echo(f"leakycli: {visible(failed.error)}", err=True)
             if given["json"]:
                 from json import dumps
 
-                click.echo(dumps({"source": visible(job.source), "error": visible(str(error)), "exit_code": error.exit_code}))
+                click.echo(dumps({"source": visible(job.source), "error": visible(failed.error), "exit_code": error.exit_code}))
             if given["fail_fast"]:
                 break
-    if failed:
+    if batch.failures:
         rest = f"{len(jobs) - begun} were not begun" if begun < len(jobs) else "the results of the others are complete"
-        raise BatchError(f"{failed} of {len(jobs)} sources failed; {rest}")
+        raise BatchError(f"{len(batch.failures)} of {len(jobs)} sources failed; {rest}")
     return 0
 
 
-def _apply(job: Job, options: Options, given: dict[str, Any], batch: bool, processes: ForkedExecutor | None, begun: Begun | None) -> None:
+def _finish(batch: Batch, given: dict[str, Any]) -> None:
+    """Say what a batch came to, and list what can be tried again."""
+    if given["failed_to"] is not None:
+        write_list(given["failed_to"], [failed.entry for failed in batch.failures])
+    if given["json"]:
+        from json import dumps
+
+        click.echo(dumps(batch.values()))
+    elif not given["quiet"]:
+        click.echo(batch.text())
+
+
+class _Reports:
+    """Where the reports of a batch go: beside the results, or with the same tree in a folder of their own."""
+
+    def __init__(self, folder: str | None, dest: str, several: bool) -> None:
+        self._folder, self._dest, self._several = folder, dest, several
+
+    def of(self, job: Job, options: Options) -> Options:
+        """`options` with the paths of the reports of one job, whose folder is made."""
+        if self._folder is None:
+            return options
+        name = os.path.relpath(job.dest, self._dest) if self._several and not is_url(job.dest) else os.path.basename(job.dest.rstrip("/"))
+        path = os.path.join(self._folder, f"{name}.report.json")
+        try:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+        except OSError as error:
+            raise storage_error(error, os.path.dirname(path), "cannot make the folder") from None
+        return replace(options, reports=("none", path, *(given for given in options.reports if given != "none")))
+
+
+def _alone(job: Job, options: Options, given: dict[str, Any], observe: Progress, processes: ForkedExecutor | None) -> None:
+    """Do the one job there is, and show its report. A filter says no more than what may be wrong."""
     from leakycli.api import apply
-    from leakycli.progress import observer
+    from leakycli.report.terminal import render_report
+    from leakycli.report.words import lost_words
 
-    with observer(given["progress"], given["quiet"]) as observe:
-        if begun is not None:
-            said = _awaited(job, begun, observe)
-        else:
-            report = apply(job.source, job.dest, options, observe, processes)
-            said = _said(report, given["json"], given["quiet"] or not batch)
-    if said:
-        click.echo(said)
-    elif not batch and not given["quiet"]:
-        from leakycli.report.terminal import render_report
+    report = apply(job.source, job.dest, options, observe, processes)
+    observe.clear()
+    if given["json"]:
+        click.echo(report.to_json(indent=None))
+    elif given["quiet"]:
+        return
+    elif job.dest == "-":
+        lost = lost_words(report.losses)
+        notes = [*([f"lost in the cast: {lost}"] if lost != "nothing" else []), *(f"warning: {warning}" for warning in report.warnings)]
+        for note in notes:
+            click.echo(f"leakycli: {visible(note)}", err=True)
+    else:
+        render_report(report, sys.stdout, _paths(job, options))
 
-        render_report(report, sys.stderr if job.dest == "-" else sys.stdout, _reports(job, options))
 
-
-def _reports(job: Job, options: Options) -> tuple[str, ...]:
+def _paths(job: Job, options: Options) -> tuple[str, ...]:
     """Where the reports of a run went."""
     given = tuple(path for path in options.reports if path != "none")
-    return given if job.dest == "-" or "none" in options.reports else (f"{job.dest}.report.json", *given)
+    return given if "none" in options.reports else (f"{job.dest}.report.json", *given)
 
 
-def _awaited(job: Job, begun: Begun, observe: events.Observer) -> str:
-    """What is said of a run in another process, which tells of its events when it is through."""
+def _awaited(job: Job, begun: Begun, observe: events.Observer) -> Done:
+    """One of a batch that another process does, which tells of its events when it is through."""
     from concurrent.futures import wait
-
-    from leakycli.engine import events
 
     future, i = begun
     with stopping.guarded():
@@ -314,10 +384,10 @@ def _awaited(job: Job, begun: Begun, observe: events.Observer) -> str:
         raise StorageError(f"{shown(job.source)}: {error}") from None
     if isinstance(outcome, LeakyError):
         raise outcome
-    observe(events.Started(job.source, outcome.bytes_in))
-    observe(events.RegionDone(job.source, "", outcome.bytes_in, outcome.bytes_out))
+    observe(events.Started(job.source, outcome.bytes_read))
+    observe(events.RegionDone(job.source, "", outcome.bytes_read, outcome.bytes_written))
     observe(events.Finished(job.source))
-    return outcome.text
+    return outcome
 
 
 def _show_plan(job: Job, options: Options, given: dict[str, Any]) -> None:

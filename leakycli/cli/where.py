@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
+from leakycli.cli.batch import placed
 from leakycli.destination.publish import resolve, written_beside
 from leakycli.errors import StorageError, UsageError, shown, storage_error
 from leakycli.formats import FORMATS, SUFFIXES, is_stream, is_url, is_zarr, name_in
@@ -20,14 +21,18 @@ class Job:
     dest: str
 
 
-def resolve_jobs(sources: Iterable[str], dest: str, recursive: bool = False, into_folder: bool = False, to: str | None = None) -> list[Job]:
+def resolve_jobs(
+    sources: Iterable[str], dest: str, recursive: bool = False, to: str | None = None, listed: Iterable[str] | None = None
+) -> list[Job]:
     """The jobs of `apply SOURCE... DEST`, in the order given (folders in sorted order).
 
-    DEST is a folder when it ends in "/", is an existing folder, when there are several sources, or `into_folder` says so. With
+    DEST is a folder when it ends in "/", is an existing folder, when there are several sources, or some are `listed` in a file. With
     `recursive`, a source that is a folder stands for the array files in it, and its tree is made again under DEST as `cp -r` does.
     Raises UsageError (two sources for one destination, a folder without recursive) or StorageError (no such folder).
     """
-    sources = list(sources)
+    into_folder = listed is not None
+    entries = [*((source, None) for source in sources), *map(placed, listed or ())]
+    sources = [source for source, _ in entries]
     if not sources:
         raise UsageError("no sources were given")
     if dest == "-":
@@ -48,8 +53,10 @@ def resolve_jobs(sources: Iterable[str], dest: str, recursive: bool = False, int
             raise UsageError(f"{shown(dest)}: is no folder, and several results need one")
         raise StorageError(f"{shown(dest)}: this folder does not exist; create it first")
     jobs: list[Job] = []
-    for source in sources:
-        if os.path.isdir(source) and not is_zarr(source) and not source.rstrip("/").lower().endswith(".zarr"):
+    for source, place in entries:
+        if place is not None and (is_zarr(source) or not os.path.isdir(source)):
+            jobs.append(Job(source, _renamed(os.path.join(dest, place.rstrip("/")), to, is_zarr(source))))
+        elif os.path.isdir(source) and not is_zarr(source) and not source.rstrip("/").lower().endswith(".zarr"):
             jobs += _tree(source, dest, recursive, to)
         elif folder or copies_tree:
             if is_stream(source) and not is_url(source):

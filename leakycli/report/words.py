@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 #: Runs shorter than this many seconds have no rate: it would be that of the start-up.
 _RATE_FROM = 0.1
 
-_LOSSES = {"nan_replaced": "NaN replaced", "masked": "became the missing value"}
+#: What losses are called where their names would not do.
+LOSSES = {"nan_replaced": "NaN replaced", "masked": "became the missing value"}
 
 
 def number(value: float | None) -> str:
@@ -99,7 +100,7 @@ def layout(array: ArrayReport) -> str:
 def lost_words(losses: Losses | None) -> str:
     """What a cast lost, as in "2 underflowed, 32 NaN replaced"."""
     counts = asdict(losses).items() if losses else ()
-    return ", ".join(f"{count:,} {_LOSSES.get(kind, kind)}" for kind, count in counts if count) or "nothing"
+    return ", ".join(f"{count:,} {LOSSES.get(kind, kind)}" for kind, count in counts if count) or "nothing"
 
 
 def signs(s: Statistics) -> list[tuple[str, int]]:

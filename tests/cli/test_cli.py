@@ -352,7 +352,9 @@ def test_json_of_a_batch_is_one_strict_line_per_source(run: Command) -> None:
     Path("out").mkdir()
     code, out, err = run("apply", "in.npy", "bad.npy", "more/a.npy", "out", "--json")
     assert code == 6
-    good, bad, also_good = map(strict, out.splitlines())
+    good, bad, also_good, last = map(strict, out.splitlines())
+    assert (last["total"]["done"], last["total"]["failed"], last["total"]["elements"]) == (2, 1, 12)
+    assert last["total"]["failures"] == [bad]
     assert (good["source"]["path"], also_good["source"]["path"]) == ("in.npy", "more/a.npy")
     assert (bad["source"], bad["exit_code"]) == ("bad.npy", 3)
     assert "bad.npy" in bad["error"]
@@ -370,12 +372,15 @@ def test_json_names_what_cannot_be_text(run: Command) -> None:
     strict(out.encode().decode())
 
 
-def test_standard_output_is_not_mixed_with_the_report(leakycli: Run, tmp_path: Path) -> None:
+def test_a_filter_is_silent_but_for_what_may_be_wrong(leakycli: Run, tmp_path: Path) -> None:
     np.save(tmp_path / "in.npy", X)
     done = leakycli("apply", "in.npy", "-")
     apply(str(tmp_path / "in.npy"), str(tmp_path / "out.npy"))
     assert done.stdout == (tmp_path / "out.npy").read_bytes()
-    assert b"2 x 3 float32" in done.stderr
+    assert done.stderr == b""
+    np.save(tmp_path / "large.npy", np.array([1e300, 1.0]))
+    done = leakycli("apply", "large.npy", "-", "--dtype", "float32")
+    assert (done.returncode, done.stderr) == (0, b"leakycli: lost in the cast: 1 overflowed\n")
 
 
 def test_progress_as_json_is_lines_of_events_on_standard_error(leakycli: Run, tmp_path: Path) -> None:
@@ -528,7 +533,9 @@ def test_each_result_of_a_batch_has_one_line(run: Command) -> None:
     tree("more", ["a.npy"])
     code, out, err = run("apply", "in.npy", "more/a.npy", "out")
     assert (code, err) == (0, "")
-    assert out.splitlines() == ["in.npy -> out/in.npy: 6 elements", "more/a.npy -> out/a.npy: 6 elements"]
+    *lines, total = out.splitlines()
+    assert lines == ["in.npy -> out/in.npy: 6 elements", "more/a.npy -> out/a.npy: 6 elements"]
+    assert total.startswith("2 sources: 2 done; 12 elements; 304 bytes read, 304 bytes written, ")
 
 
 @pytest.mark.parametrize(
@@ -622,7 +629,7 @@ def test_a_file_is_as_good_with_recursive(run: Command) -> None:
 def test_a_tree_is_taken_in_the_order_of_its_names(run: Command) -> None:
     tree("tree", ["b.npy", "a.npy", "z/a.npy", "c/b.npy", "c/a.npy"])
     out = run("apply", "-r", "tree", "out")[1]
-    assert [line.split(" -> ")[0] for line in out.splitlines()] == [
+    assert [line.split(" -> ")[0] for line in out.splitlines()[:-1]] == [
         f"tree/{name}" for name in ("a.npy", "b.npy", "c/a.npy", "c/b.npy", "z/a.npy")
     ]
 
@@ -689,7 +696,12 @@ def test_a_batch_goes_on_after_a_source_that_fails(run: Command) -> None:
     Path("out/a.npy").write_bytes(b"precious")
     code, out, err = run("apply", "in.npy", "bad.npy", "missing.npy", "more/a.npy", "out")
     assert code == 6
-    assert out.splitlines() == ["in.npy -> out/in.npy: 6 elements"]
+    first, total, *failed = out.splitlines()
+    assert first == "in.npy -> out/in.npy: 6 elements"
+    assert total.startswith("4 sources: 1 done, 3 failed; 6 elements; ")
+    for line, name in zip(failed, ("bad.npy: ", "missing.npy", "out/a.npy: exists"), strict=True):
+        assert line.startswith("failed: ")
+        assert name in line
     lines = err.splitlines(keepends=True)
     for line, name in zip(lines, ("bad.npy", "missing.npy", "out/a.npy", "3 of 4"), strict=True):
         check_line(line, name)
@@ -703,7 +715,8 @@ def test_fail_fast_stops_at_the_first_source_that_fails(run: Command) -> None:
     Path("out").mkdir()
     code, out, err = run("apply", "in.npy", "bad.npy", "more/a.npy", "more/b.npy", "out", "--fail-fast")
     assert code == 6
-    assert out.splitlines() == ["in.npy -> out/in.npy: 6 elements"]
+    assert out.splitlines()[0] == "in.npy -> out/in.npy: 6 elements"
+    assert out.splitlines()[1].startswith("4 sources: 1 done, 1 failed, 2 not begun; ")
     assert results("out") == ["in.npy"]
     lines = err.splitlines(keepends=True)
     check_line(lines[0], "bad.npy")
