@@ -215,7 +215,8 @@ def _plot(given: Sequence[tuple[str, Statistics, Distribution]]) -> Plot:
     axis, bars = Axis(edges), len(edges) - 1
     heights = [figure.shares(d) for _, _, d in given]
     top = figure.ceiling(*heights)
-    cut = [(_x((i + 0.5) / bars), words.percent(h, 1)) for each in heights for i, h in enumerate(each) if h > top]
+    tallest = [max(of_bin) for of_bin in zip(*heights, strict=True)]
+    cut = [(_x((i + 0.5) / bars), words.percent(h, 1)) for i, h in enumerate(tallest) if h > top]
     strips = [
         (name, {key: _x(axis.position(s.quantiles[key])) for key in ("5", "25", "50", "75", "95")}) for name, s, _ in given if s.quantiles
     ]
@@ -224,7 +225,7 @@ def _plot(given: Sequence[tuple[str, Statistics, Distribution]]) -> Plot:
         ticks=tuple((_x(position), text) for position, text in axis.ticks(6)),
         zero=_x(axis.position(0.0)) if edges[0] < 0 < edges[-1] else None,
         scale=words.percent(top, 1),
-        cut=tuple(sorted(set(cut))),
+        cut=tuple(cut),
         strips=tuple(strips),
         logarithmic=not axis.equal,
     )
