@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 import operator
 import os
@@ -26,6 +25,8 @@ def known(function: str, given: Iterable[str], names: Iterable[str]) -> None:
     names = list(names)
     for name in given:
         if name not in names:
+            import difflib
+
             likely = difflib.get_close_matches(name, names, 1)
             hint = f"did you mean {likely[0]}?" if likely else f"it has {', '.join(names)}"
             raise UsageError(f"{function} has no option {name}; {hint}")

@@ -7,10 +7,8 @@ interrupted run had done does not count.
 from __future__ import annotations
 
 import contextlib
-import html
 import json
 import os
-import shutil
 import sys
 import time
 from collections import deque
@@ -166,6 +164,8 @@ class _Bar(Progress):
 
     def show(self, event: events.Event, now: float) -> None:
         if now >= self._next:
+            import shutil
+
             self._next, self._shown = now + BAR_EVERY, True
             _write(f"\r{self.line(shutil.get_terminal_size().columns, sys.stderr)}\x1b[K")
 
@@ -213,6 +213,8 @@ class _Notebook(Progress):
         return f"{visible(self.source)}: {', '.join(self.parts())}"
 
     def _repr_html_(self) -> str:
+        import html
+
         return f'<progress value="{self.share:.3f}" max="1"></progress> {html.escape(repr(self))}'
 
 

@@ -7,6 +7,7 @@ explains every field, schema.json describes them for programs.
 from __future__ import annotations
 
 import math
+import os
 import sys
 from dataclasses import dataclass
 from itertools import pairwise
@@ -218,7 +219,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Versions:
-    """Versions of what ran. zarr: None where it was not needed. system: as `platform.platform` names it."""
+    """Versions of what ran. zarr: None where it was not needed. system: its name, release and machine."""
 
     python: str
     numpy: str
@@ -227,13 +228,13 @@ class Versions:
 
     @classmethod
     def here(cls) -> Versions:
-        import platform
-
         import numpy
 
-        zarr = sys.modules.get("zarr")
-        system = f"{platform.system()} {platform.release()} {platform.machine()}"
-        return cls(platform.python_version(), numpy.__version__, getattr(zarr, "__version__", None), system)
+        # Not the module `platform`, which takes longer to load than a small file to work on.
+        system = os.uname()
+        zarr = getattr(sys.modules.get("zarr"), "__version__", None)
+        python = ".".join(map(str, sys.version_info[:3]))
+        return cls(python, numpy.__version__, zarr, f"{system.sysname} {system.release} {system.machine}")
 
 
 @dataclass(frozen=True, slots=True, repr=False)

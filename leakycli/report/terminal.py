@@ -7,7 +7,6 @@ Everything that comes from a file (names, mostly) is shown escaped. Colour is us
 from __future__ import annotations
 
 import os
-import shutil
 import textwrap
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
@@ -41,6 +40,9 @@ class Screen:
 
     @classmethod
     def of(cls, stream: TextIO) -> Screen:
+        # Imported here: in a module's first lines it would load compression libraries for every run.
+        import shutil
+
         environ = os.environ
         shown = stream.isatty() and environ.get("TERM") != "dumb"
         colour = not environ.get("NO_COLOR") and (shown or bool(environ.get("FORCE_COLOR")))
