@@ -385,7 +385,8 @@ class Job:
     def _named(self, text: str) -> str:
         """A message with the destination's name in place of that under which it is written."""
         if self._publication is not None and isinstance(self._publication.partial, str):
-            text = text.replace(shown(self._publication.partial), shown(self._publication.dest))
+            for beside in (".folder", ".spool", ".journal", ""):
+                text = text.replace(f"{shown(self._publication.partial)}{beside}", shown(self._publication.dest))
         return text
 
     def _mendable(self, error: StorageError) -> StorageError:
