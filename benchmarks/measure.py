@@ -20,19 +20,20 @@ def remove(path: Path) -> None:
     path.with_name(path.name + ".report.json").unlink(missing_ok=True)
 
 
-def timed(command: list[str], output: Path | None) -> float:
-    """Seconds of `command`, which makes `output` anew. Raises CalledProcessError."""
+def timed(command: list[str], output: Path | None, environment: dict[str, str] | None = None) -> float:
+    """Seconds of `command`, which makes `output` (None: nothing). Raises CalledProcessError."""
     if output is not None:
         remove(output)
     start = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=ENVIRONMENT)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**ENVIRONMENT, **(environment or {})})
     return time.perf_counter() - start
 
 
-def alone(command: list[str], output: Path) -> float:
-    """Seconds of `command`, whose `output` is removed afterwards, before the system writes it to the disk during another's run."""
-    seconds = timed(command, output)
-    remove(output)
+def alone(command: list[str], output: Path | None, environment: dict[str, str] | None = None) -> float:
+    """Seconds of `command`. Its `output` is removed afterwards, before the system writes it to the disk during another's run."""
+    seconds = timed(command, output, environment)
+    if output is not None:
+        remove(output)
     return seconds
 
 

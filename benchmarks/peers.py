@@ -76,7 +76,40 @@ with ThreadPoolExecutor(os.cpu_count()) as pool:
     list(pool.map(work, (path for path in source.rglob("*") if path.is_file() and path.name != "zarr.json")))
 """
 
-# As its documentation has it: one task for each write unit, on threads.
+CODECS_SHARDS = """
+import json, math, os, sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+import google_crc32c, numpy as np
+from numcodecs import zstd
+source, dest = map(Path, sys.argv[1:])
+document = json.loads((source / "zarr.json").read_text())
+(sharding,) = document["codecs"]
+shard, inner = document["chunk_grid"]["configuration"]["chunk_shape"], sharding["configuration"]["chunk_shape"]
+count = math.prod(a // b for a, b in zip(shard, inner))
+codec = zstd.Zstd(sharding["configuration"]["codecs"][-1]["configuration"]["level"])
+
+def work(path):
+    data = memoryview(path.read_bytes())
+    index, pieces, at = np.frombuffer(data[-16 * count - 4 : -4], "<u8").reshape(count, 2).copy(), [], 0
+    google_crc32c.value(bytes(data[-16 * count - 4 : -4]))
+    for entry in index:
+        start, size = map(int, entry)
+        if start == 2**64 - 1:  # not stored
+            continue
+        pieces.append(codec.encode(codec.decode(data[start : start + size])))
+        entry[:] = at, len(pieces[-1])
+        at += len(pieces[-1])
+    pieces += [index.tobytes(), google_crc32c.value(index.tobytes()).to_bytes(4, "little")]
+    written = dest / path.relative_to(source)
+    written.parent.mkdir(parents=True, exist_ok=True)
+    written.write_bytes(b"".join(pieces))
+
+with ThreadPoolExecutor(os.cpu_count()) as pool:
+    list(pool.map(work, (path for path in source.rglob("*") if path.is_file() and path.name != "zarr.json")))
+"""
+
+# One task for each write unit, on threads; no temporary beyond the product.
 DASK = """
 import os, shutil, sys, dask.array as da, numpy as np, zarr
 source, dest = sys.argv[1:]
@@ -84,30 +117,36 @@ os.mkdir(dest)
 shutil.copy(source + "/zarr.json", dest)
 out = zarr.open_array(dest, mode="r+")
 x = da.from_zarr(source, chunks=out.shards or out.chunks)
-da.store(da.where(x > 0, x, np.float32(0.2) * x), out, lock=False)
+
+def leaky(x):
+    y = x * np.float32(0.2)
+    return np.maximum(x, y, out=y)
+
+da.store(x.map_blocks(leaky, dtype=x.dtype), out, lock=False)
 """
 
-# Regions of about 32 MiB; reads and writes in flight, so that both processors have something to do; nothing is flushed to disk.
+# A request for each write unit, four reads and four writes in flight; nothing is flushed to disk.
 TENSORSTORE = """
-import sys, numpy as np, tensorstore as ts
+import itertools, sys, numpy as np, tensorstore as ts
+from collections import deque
 source, dest = sys.argv[1:]
 context = ts.Context({"file_io_sync": False})
-x = ts.open({"driver": "zarr3", "kvstore": {"driver": "file", "path": source}}, context=context).result()
+x = ts.open({"driver": "zarr3", "kvstore": {"driver": "file", "path": source}}, context=context, read=True).result()
 out = ts.open(
     {"driver": "zarr3", "kvstore": {"driver": "file", "path": dest}, "create": True, "schema": x.schema.to_json()}, context=context
 ).result()
-rows, columns = x.chunk_layout.write_chunk.shape
-wide = max(1, (32 << 20) // (rows * columns * 4)) * columns
-starts = [(i, j) for i in range(0, x.shape[0], rows) for j in range(0, x.shape[1], wide)]
-regions = [np.s_[i : min(i + rows, x.shape[0]), j : min(j + wide, x.shape[1])] for i, j in starts]
-reads, writes = [x[region].read() for region in regions[:3]], []
-for n, region in enumerate(regions):
-    values = reads.pop(0).result()
-    if n + 3 < len(regions):
-        reads.append(x[regions[n + 3]].read())
-    writes.append(out[region].write(np.where(values > 0, values, np.float32(0.2) * values)))
-    if len(writes) > 3:
-        writes.pop(0).result()
+unit = x.chunk_layout.write_chunk.shape
+starts = itertools.product(*(range(0, n, k) for n, k in zip(x.shape, unit)))
+regions = iter([tuple(slice(i, min(i + k, n)) for i, k, n in zip(at, unit, x.shape)) for at in starts])
+reads, writes = deque((region, x[region].read()) for region in itertools.islice(regions, 4)), deque()
+while reads:
+    region, read = reads.popleft()
+    values = read.result()
+    reads.extend((following, x[following].read()) for following in itertools.islice(regions, 1))
+    product = values * np.float32(0.2)
+    writes.append(out[region].write(np.maximum(values, product, out=product)))
+    if len(writes) > 4:
+        writes.popleft().result()
 for write in writes:
     write.result()
 """

@@ -14,6 +14,7 @@ from leakycli._version import __version__
 if TYPE_CHECKING:
     from leakycli.api import Options, SourceInfo, apply, dry_run, info, read_report, save_report, verify
     from leakycli.engine.events import Finished, RegionDone, Started
+    from leakycli.engine.job import Preview
     from leakycli.engine.plan import Plan
     from leakycli.engine.verify import Comparison
     from leakycli.errors import (
@@ -35,6 +36,7 @@ _HOMES = {
     "leakycli.api": ("Options", "SourceInfo", "apply", "dry_run", "info", "read_report", "save_report", "verify"),
     "leakycli.function.kernel": ("leaky_relu",),
     "leakycli.report.model": ("Report",),
+    "leakycli.engine.job": ("Preview",),
     "leakycli.engine.plan": ("Plan",),
     "leakycli.engine.verify": ("Comparison",),
     "leakycli.engine.events": ("Finished", "RegionDone", "Started"),
@@ -61,6 +63,7 @@ __all__ = [
     "LossError",
     "Options",
     "Plan",
+    "Preview",
     "RegionDone",
     "Report",
     "SourceChangedError",

@@ -171,5 +171,5 @@ _FORMS: dict[str, Form] = {
     "reports": _unless_none(_paths, ()),
     "command": _unless_none(_names),
     "storage_options": _unless_none(_mapping, {}),
-    **dict.fromkeys(("strict", "overwrite", "verify", "parents", "provenance", "resume", "fsync"), _flag),
+    **dict.fromkeys(("strict", "overwrite", "verify", "parents", "provenance", "resume", "fsync", "patterns_met"), _flag),
 }

@@ -22,6 +22,7 @@ LAYERS = (
     ("engine.verify",),
     ("options",),
     ("arguments",),
+    ("engine.selection",),
     ("engine.transform",),
     ("engine.route",),
     ("engine.executors", "engine.compare"),

@@ -16,7 +16,7 @@ import click
 
 from leakycli import stopping
 from leakycli.cli import options as o
-from leakycli.cli.batch import Batch, Done, check_list, entry_of, failure, read_list, write_list
+from leakycli.cli.batch import Batch, Done, check_list, failure, read_list, write_list
 from leakycli.engine import events
 from leakycli.errors import BatchError, LeakyError, StorageError, UsageError, let_go, redacted, shown, storage_error, visible
 from leakycli.stores.urls import is_url
@@ -58,8 +58,11 @@ def command(sources: tuple[str, ...], dest: str, **given: Any) -> int:
 
     SOURCE is a .npy or .npz file, a Zarr array or group (a folder, a .zarr.zip, or a node inside one), or '-' for a .npy from standard
     input; DEST ends in .npy, .npz, .zarr or .zarr.zip, or is '-' for standard output. DEST is a folder for results when it ends in
-    '/', is an existing folder, or there are several sources: each result then keeps its source's name. Arrays that --only or --skip leave
-    out are copied as they are; so are those of a Zarr group that are not of floats, unless --only names them.
+    '/', is an existing folder, or there are several sources: each result then keeps its source's name. With --recursive the folder DIR goes
+    to DEST/DIR, and DIR/ (or DIR/.) stands for what is in it, which goes to DEST itself.
+
+    Arrays that --only or --skip leave out are copied as they are; so are those of a Zarr group that are not of floats, unless --only names
+    them. In a .npz integers are transformed as floats are, also where they are labels or indices: leave those out with --skip.
 
     \b
       leakycli apply a.npy b.npy --alpha 0.1
@@ -67,6 +70,7 @@ def command(sources: tuple[str, ...], dest: str, **given: Any) -> int:
       leakycli apply layers.npz out.npz --skip labels
       leakycli apply layers.npz conv1.npy --only conv1
       leakycli apply layer*.npy results/
+      leakycli apply -r run1/ results/
       leakycli apply acts.zarr relu.zarr
       leakycli apply acts.zarr/layer1 layer1.npy
       producer | leakycli apply - - | consumer
@@ -74,7 +78,7 @@ def command(sources: tuple[str, ...], dest: str, **given: Any) -> int:
     Each option but --overwrite, --resume and --dry-run can be set as LEAKYCLI_APPLY_<OPTION> in the environment.
     """
     from leakycli import system
-    from leakycli.api import Options
+    from leakycli.api import Options, check_patterns
     from leakycli.cli.where import resolve_jobs
     from leakycli.formats import parse_options
     from leakycli.progress import observer
@@ -83,12 +87,15 @@ def command(sources: tuple[str, ...], dest: str, **given: Any) -> int:
     if dest == "-" and given["json"]:
         raise UsageError("--json and the result cannot both go to standard output; name a file for one of them (--report PATH)")
     listed = None if given["files_from"] is None else read_list(given["files_from"])
-    jobs = resolve_jobs(sources, dest, given["recursive"], given["to"], listed)
+
+    def note(text: str) -> None:
+        if not given["quiet"]:
+            click.echo(f"leakycli: note: {visible(text)}", err=True)
+
+    jobs = resolve_jobs(sources, dest, given["recursive"], given["to"], listed, note)
     several = len(jobs) > 1 or listed is not None
     if several and any(path != "none" for path in given["report"]):
-        raise UsageError(
-            "--report PATH is for one source; in a batch each result has its own DEST.report.json; --report-dir DIR collects them"
-        )
+        raise UsageError("--report PATH is for one source; each of a batch has its own DEST.report.json; --report-dir DIR collects them")
     if given["failed_to"] is not None:
         check_list(given["failed_to"])
     options = Options(
@@ -116,12 +123,14 @@ def command(sources: tuple[str, ...], dest: str, **given: Any) -> int:
         command=_command(sys.argv[1:]),
     )
     reports = _Reports(given["report_dir"], dest, several)
-    if given["dry_run"]:
-        return _each(jobs, given, lambda job: _show_plan(job, options, given))
     with contextlib.ExitStack() as stack:
         processes = _processes(jobs, options)
         if processes is not None:
             stack.enter_context(processes)
+        if several:
+            options = check_patterns((job.source for job in jobs), options)
+        if given["dry_run"]:
+            return _each(jobs, given, lambda job: _show_plan(job, options, given, processes))
         begun = _begun_ahead(jobs, options, given, processes, reports) if processes is not None and not given["fail_fast"] else iter(())
         observe = stack.enter_context(observer(given["progress"], given["quiet"], len(jobs), piped=dest == "-"))
         batch = Batch(len(jobs), dest)
@@ -130,10 +139,8 @@ def command(sources: tuple[str, ...], dest: str, **given: Any) -> int:
             return 0
 
         def work(job: Job) -> None:
-            begun_one = next(begun, None)
-            done = (
-                _done(job, reports.of(job, options), given, observe, processes) if begun_one is None else _awaited(job, begun_one, observe)
-            )
+            ahead = next(begun, None)
+            done = _awaited(job, ahead, observe) if ahead else _done(job, reports.of(job, options), given, observe, processes)
             batch.add(done)
             observe.clear()
             if done.text:
@@ -293,7 +300,7 @@ def _each(
             if len(jobs) == 1:
                 raise
             let_go(error)
-            failed = failure(job.source, entry_of(job.source, job.dest, batch.folder), error)
+            failed = failure(job.source, job.dest, batch.folder, error)
             batch.failures.append(failed)
             if observe is not None:
                 observe.finish()
@@ -390,14 +397,14 @@ def _awaited(job: Job, begun: Begun, observe: events.Observer) -> Done:
     return outcome
 
 
-def _show_plan(job: Job, options: Options, given: dict[str, Any]) -> None:
+def _show_plan(job: Job, options: Options, given: dict[str, Any], processes: ForkedExecutor | None) -> None:
     from leakycli.api import dry_run
     from leakycli.report.terminal import plan_values, render_plan
 
-    planned = dry_run(job.source, job.dest, options)
+    values = plan_values(dry_run(job.source, job.dest, options, processes))
     if given["json"]:
         from json import dumps
 
-        click.echo(dumps(plan_values(job.source, job.dest, planned)))
-    else:
-        render_plan(plan_values(job.source, job.dest, planned), sys.stdout)
+        click.echo(dumps(values))
+    elif not given["quiet"]:
+        render_plan(values, sys.stdout)

@@ -156,7 +156,8 @@ def placed(entry: str) -> tuple[str, str | None]:
     return entry, after
 
 
-def failure(source: str, entry: str, error: LeakyError) -> Failure:
+def failure(source: str, dest: str, folder: str, error: LeakyError) -> Failure:
     """The failure of one of a batch, whose error says of which."""
     text = str(error)
-    return Failure(source, entry, text if shown(source) in text else f"{shown(source)}: {text}", error.exit_code)
+    text = text if shown(source) in text or shown(dest) in text else f"{shown(source)}: {text}"
+    return Failure(source, entry_of(source, dest, folder), text, error.exit_code)

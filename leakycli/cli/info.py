@@ -8,7 +8,7 @@ from json import dumps
 import click
 
 from leakycli.cli import options as o
-from leakycli.errors import BatchError, LeakyError, visible
+from leakycli.errors import BatchError, LeakyError, shown, visible
 
 
 @click.command("info", short_help="Show what arrays are in SOURCE.")
@@ -28,7 +28,8 @@ def command(sources: tuple[str, ...], storage_options: tuple[str, ...], json: bo
             if len(sources) == 1:
                 raise
             failed += 1
-            click.echo(f"leakycli: {visible(str(error))}", err=True)
+            text = str(error)
+            click.echo(f"leakycli: {visible(text if shown(source) in text else f'{source}: {text}')}", err=True)
             continue
         if json:
             click.echo(dumps(values))

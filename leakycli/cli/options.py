@@ -70,9 +70,17 @@ overwrite = click.option(
 )
 verify = click.option("--verify", is_flag=True, help="Read the result back and compare it before it is published.")
 only = click.option(
-    "--only", multiple=True, metavar="PATTERN", help="Transform only the arrays of this name; may be repeated. Others are copied."
+    "--only",
+    multiple=True,
+    metavar="NAME",
+    help="Transform only the array of this name, or those that match it as a shell's pattern; may be repeated. Others are copied.",
 )
-skip = click.option("--skip", multiple=True, metavar="PATTERN", help="Copy the arrays of this name as they are; may be repeated.")
+skip = click.option(
+    "--skip",
+    multiple=True,
+    metavar="NAME",
+    help="Copy the array of this name, or those that match it as a shell's pattern, as they are; may be repeated.",
+)
 to = click.option("--to", type=click.Choice(("npy", "npz", "zarr")), help="Format of the results in a folder, or of '-'.")
 chunks = click.option(
     "--chunks", callback=_shape, metavar="N,N,...", help="Zarr: shape of a chunk. [default: as in SOURCE, else about 4 MiB]"
@@ -110,7 +118,7 @@ storage_option = click.option(
     metavar="KEY=VALUE",
     help="An option of the file system behind a URL, as fsspec has it (anon=true, endpoint_url=...); may be repeated.",
 )
-recursive = click.option("--recursive", "-r", is_flag=True, help="Take the arrays in folders, and make the same tree in DEST.")
+recursive = click.option("--recursive", "-r", is_flag=True, help="Take the arrays in folders: DIR goes to DEST/DIR, DIR/ to DEST itself.")
 files_from = click.option(
     "--files-from",
     metavar="FILE",

@@ -10,18 +10,19 @@ import os
 import textwrap
 from dataclasses import asdict, dataclass
 from itertools import zip_longest
+from math import prod
 from typing import TYPE_CHECKING, Any, TextIO
 
-from leakycli.errors import visible
+from leakycli.errors import CorruptError, LeakyError, shown, visible
 from leakycli.report import figure, words
 from leakycli.report.figure import Axis
 from leakycli.report.model import ArrayReport, Report
 
 if TYPE_CHECKING:
     from leakycli.api import SourceInfo
-    from leakycli.engine.plan import Plan
+    from leakycli.engine.job import PlannedArray, Preview
     from leakycli.engine.verify import Comparison
-    from leakycli.formats import ArrayInfo, Usage
+    from leakycli.formats import ArrayInfo, Member, Usage
     from leakycli.report.model import Distribution
 
 #: Rows of a histogram.
@@ -280,29 +281,73 @@ def _spark(distribution: Distribution, columns: int, screen: Screen) -> str:
     return "".join(screen.shades[min(max(round(h / top * levels), 1), levels)] if h else " " for h in heights)
 
 
-def plan_values(source: str, dest: str, plan: Plan) -> dict[str, Any]:
-    """A plan as plain JSON values; sizes in bytes."""
+def plan_values(preview: Preview) -> dict[str, Any]:
+    """What a run would do as plain JSON values; sizes in bytes."""
+    plan = preview.plan
     return {
-        "source": visible(source),
-        "destination": visible(dest),
+        "source": visible(preview.source),
+        "destination": visible(preview.destination),
+        "source_format": preview.source_format,
+        "destination_format": preview.destination_format,
+        "alpha": preview.alpha,
         "bytes_in": plan.bytes_in,
         "bytes_out": plan.bytes_out,
         "regions": plan.regions,
         "workers": plan.workers,
+        "engine": preview.engine,
         "memory_bound": plan.memory.bound,
         "memory_projected": plan.memory.projected,
-        "arrays": [{"name": visible(a.name), "elements": a.size, "part_elements": a.largest_part, "regions": a.count} for a in plan.arrays],
+        "arrays": [_planned(array) for array in preview.arrays],
+        "warnings": [visible(warning) for warning in preview.warnings],
     }
+
+
+def _planned(array: PlannedArray) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "name": visible(array.name),
+        "action": array.action,
+        "shape": list(array.shape),
+        "order": array.order,
+        "dtype_before": array.dtype_before,
+        "dtype_after": array.dtype_after,
+        "factor": array.factor,
+        "elements": prod(array.shape),
+        "part_elements": array.part_elements,
+        "regions": array.regions,
+    }
+    if (chunking := array.chunking) is not None:
+        shards = None if chunking.shards is None else list(chunking.shards)
+        values |= {"chunks": list(chunking.chunks), "shards": shards, "codecs": chunking.codecs}
+    return values
 
 
 def render_plan(values: dict[str, Any], stream: TextIO) -> None:
     """What `plan_values` says."""
-    _say(stream, f"{values['source']} -> {values['destination']} (dry run: nothing is written)")
+    _say(
+        stream,
+        f"{values['source']} ({values['source_format']}) -> {values['destination']} ({values['destination_format']}), "
+        f"alpha {values['alpha']:g} (dry run: nothing is written)",
+    )
     for array in values["arrays"]:
         name = f"{array['name']}: " if array["name"] else ""
-        _say(stream, f"{name}{array['elements']:,} elements in {array['regions']:,} regions")
+        copied = array["action"] == "copied"
+        types = (array["dtype_before"], array["dtype_after"])
+        chunks = f", {_chunks(array)}, {array['codecs']}" if "chunks" in array else f", {array['order']} order"
+        _say(
+            stream,
+            f"{name}{words.shape(tuple(array['shape']))} {types[0] if types[0] == types[1] else ' -> '.join(types)}{chunks}, "
+            + ("copied" if copied else f"{words.elements(array['elements'])} in {words.counted(array['regions'], 'region')}"),
+        )
     _say(stream, f"{words.size(values['bytes_in'])} to read, {words.size(values['bytes_out'])} to write, workers {values['workers']}")
     _say(stream, f"peak memory {words.size(values['memory_projected'])} projected, bound {words.size(values['memory_bound'])}")
+    for warning in values["warnings"]:
+        _say(stream, f"warning: {warning}")
+
+
+def _chunks(array: dict[str, Any]) -> str:
+    return f"chunks {words.shape(tuple(array['chunks']))}" + (
+        f" in shards {words.shape(tuple(array['shards']))}" if array["shards"] else ""
+    )
 
 
 def info_values(path: str, found: SourceInfo) -> dict[str, Any]:
@@ -325,9 +370,21 @@ def info_values(path: str, found: SourceInfo) -> dict[str, Any]:
             for member in found.members
             if (array := member.array) is not None
         ],
-        "unsupported": [{"name": visible(m.name), "problem": visible(str(m.problem))} for m in found.members if m.problem is not None],
+        "unsupported": [
+            {"name": visible(m.name), "kind": _kind(m.problem), "problem": _bare(m, path)} for m in found.members if m.problem is not None
+        ],
         "others": [visible(m.key) for m in found.members if m.array is None and m.problem is None],
+        "warnings": [visible(warning) for warning in found.warnings],
     }
+
+
+def _kind(problem: LeakyError) -> str:
+    return "damaged" if isinstance(problem, CorruptError) else "not supported"
+
+
+def _bare(member: Member, path: str) -> str:
+    """The problem of a member, without the names that are shown beside it."""
+    return visible(str(member.problem)).removeprefix(f"{shown(path)}: ").removeprefix(f"member {shown(member.key)}: ")
 
 
 def _chunked(array: ArrayInfo, usage: Usage | None) -> dict[str, Any]:
@@ -349,21 +406,21 @@ def render_info(values: dict[str, Any], stream: TextIO) -> None:
     _say(stream, f"{values['path']}: {values['format']}, {size}")
     zarr = values["format"].startswith("zarr")
     lines = {array["name"]: _array_line(array) for array in values["arrays"]}
-    lines |= {unsupported["name"]: f"not supported: {unsupported['problem']}" for unsupported in values["unsupported"]}
+    lines |= {bad["name"]: f"{bad['kind']}: {bad['problem']}" for bad in values["unsupported"]}
     lines |= {other: "group" if zarr else "no array" for other in values["others"] if other or not zarr}
     for name in sorted(lines, key=lambda name: name.split("/")) if zarr else lines:
         depth, label = (name.count("/"), name.rpartition("/")[2]) if zarr else (0, name)
         _say(stream, f"  {'  ' * depth}{f'{label}: ' if label else ''}{lines[name]}")
+    for warning in values["warnings"]:
+        _say(stream, f"warning: {warning}")
 
 
 def _array_line(array: dict[str, Any]) -> str:
     swapped = ", byte-swapped" if array["byte_order"] == "swapped" else ""
     line = f"{words.shape(tuple(array['shape']))} {array['dtype']}, "
     if "chunks" not in array:
-        return f"{line}{array['order']} order{swapped}, {array['elements']:,} elements, {words.size(array['bytes'])}"
-    line += f"chunks {words.shape(tuple(array['chunks']))}" + (
-        f" in shards {words.shape(tuple(array['shards']))}" if array["shards"] else ""
-    )
+        return f"{line}{array['order']} order{swapped}, {words.elements(array['elements'])}, {words.size(array['bytes'])}"
+    line += _chunks(array)
     units = "shards" if array["shards"] else "chunks"
     if array["units_stored"] is None:
         # There is no listing behind its URL.

@@ -46,9 +46,14 @@ def size(count: float) -> str:
     return f"{text} {unit}"
 
 
+def counted(count: int, what: str) -> str:
+    """As in "1 element", "2,000 elements"."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
 def elements(count: int) -> str:
     """As in "1 element"."""
-    return f"{count:,} element{'' if count == 1 else 's'}"
+    return counted(count, "element")
 
 
 def duration(seconds: float) -> str:
@@ -70,7 +75,7 @@ def rate(moved: float, seconds: float) -> str:
 
 def workers(count: int) -> str:
     """As in "2 workers"."""
-    return f"{count} worker{'' if count == 1 else 's'}"
+    return counted(count, "worker")
 
 
 def moment(iso: str) -> str:
