@@ -10,7 +10,7 @@
 --report --report-dir            where reports go      apply
 --storage-option                 for URLs              apply, verify, info
 --recursive --files-from --failed-to --fail-fast       apply: batches
---progress --json --quiet --debug      what is shown   apply, verify; info: --json --debug
+--progress --json --quiet --debug      what is shown   apply, verify; info: --recursive --json --debug
 """
 
 from __future__ import annotations
@@ -119,6 +119,7 @@ storage_option = click.option(
     help="An option of the file system behind a URL, as fsspec has it (anon=true, endpoint_url=...); may be repeated.",
 )
 recursive = click.option("--recursive", "-r", is_flag=True, help="Take the arrays in folders: DIR goes to DEST/DIR, DIR/ to DEST itself.")
+recursive_info = click.option("--recursive", "-r", is_flag=True, help="Show the arrays in folders.")
 files_from = click.option(
     "--files-from",
     metavar="FILE",

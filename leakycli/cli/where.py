@@ -131,31 +131,41 @@ def _tree(source: str, dest: str, recursive: bool, to: str | None, passed: tuple
         raise UsageError(f"{shown(source)}: has no name of its own; write {shown(source)}/ for what is in it, or its path from elsewhere")
     base = dest if name in ("", ".") else os.path.join(dest, name)
 
+    found = False
+    for path, zarr in _walk(source, passed):
+        found = True
+        yield Job(path, _renamed(os.path.join(base, os.path.relpath(path, source)), to, zarr))
+    if not found:
+        raise UsageError(f"{shown(source)}: holds no array files; their names end in {', '.join(SUFFIXES)}, so name others one by one")
+
+
+def arrays_in(source: str) -> tuple[str, ...]:
+    """The array files and Zarr stores in the folder `source`, in the order of their names; `source` itself where it is no such folder."""
+    if not os.path.isdir(source) or is_zarr(source):
+        return (source,)
+    return tuple(path for path, _ in _walk(source, ([], [])))
+
+
+def _walk(source: str, passed: tuple[list[str], list[str]]) -> Iterator[tuple[str, bool]]:
+    """What is in a folder that holds arrays, and whether it is a Zarr store. passed: see `_tree`."""
+
     def fail(error: OSError) -> None:
         raise storage_error(error, error.filename or source, "cannot read")
 
-    found = False
     for folder, subfolders, files in os.walk(source, onerror=fail):
         subfolders.sort()
         stores = [name for name in subfolders if is_zarr(os.path.join(folder, name))]
         # A store is one source, whatever is in it.
         subfolders[:] = [name for name in subfolders if name not in stores]
         passed[1].extend(path for name in subfolders if os.path.islink(path := os.path.join(folder, name)))
-        for name in stores:
-            found = True
-            path = os.path.join(folder, name)
-            yield Job(path, _renamed(os.path.join(base, os.path.relpath(path, source)), to, True))
+        yield from ((os.path.join(folder, name), True) for name in stores)
         for file in sorted(files):
             path = os.path.join(folder, file)
             if left_by_system(path):
                 if file.lower().endswith(SUFFIXES):
                     passed[0].append(path)
             elif file.lower().endswith(SUFFIXES) and not is_stream(path):
-                found = True
-                relative = os.path.relpath(path, source)
-                yield Job(path, _renamed(os.path.join(base, relative), to))
-    if not found:
-        raise UsageError(f"{shown(source)}: holds no array files; their names end in {', '.join(SUFFIXES)}, so name others one by one")
+                yield path, False
 
 
 def _renamed(dest: str, to: str | None, zarr: bool = False) -> str:

@@ -415,6 +415,38 @@ def render_info(values: dict[str, Any], stream: TextIO) -> None:
         _say(stream, f"warning: {warning}")
 
 
+def render_infos(found: list[dict[str, Any]], stream: TextIO) -> None:
+    """Several `info_values` as one table: a row for each source, and for each array of those that hold more than one."""
+    rows = [("source", "shape", "type", "stored as", "elements", "size")]
+    for values in found:
+        arrays, size = values["arrays"], "" if values["bytes"] is None else words.size(values["bytes"])
+        if len(arrays) == 1 and not arrays[0]["name"]:
+            rows.append((values["path"], *_info_cells(arrays[0]), size))
+            continue
+        holds = words.counted(len(arrays), "array")
+        rows.append((values["path"], "", "", f"{values['format']}, {holds}", f"{sum(a['elements'] for a in arrays):,}", size))
+        stored = [array.get("bytes_stored") for array in arrays]
+        sizes = [words.size(array["bytes"] if kept is None else kept) for array, kept in zip(arrays, stored, strict=True)]
+        rows += [(f"  {array['name']}", *_info_cells(array), size) for array, size in zip(arrays, sizes, strict=True)]
+        rows += [(f"  {bad['name']}", "", "", f"{bad['kind']}: {bad['problem']}", "", "") for bad in values["unsupported"]]
+    screen = Screen.of(stream)
+    widths = [max(words.width(row[i]) for row in rows) for i in range(6)]
+    for number, row in enumerate(rows):
+        pads = [" " * (width - words.width(text)) for text, width in zip(row, widths, strict=True)]
+        cells = [pad + text if i > 3 else text + pad for i, (text, pad) in enumerate(zip(row, pads, strict=True))]
+        line = "  ".join(cells).rstrip()
+        _say(stream, line if number else screen.paint(line, "dim"))
+    for values in found:
+        for warning in values["warnings"]:
+            _say(stream, f"warning: {warning}")
+
+
+def _info_cells(array: dict[str, Any]) -> tuple[str, str, str, str]:
+    layout = f"{_chunks(array)}, {array['codecs']}" if "chunks" in array else f"{array['order']} order"
+    swapped = ", byte-swapped" if array["byte_order"] == "swapped" else ""
+    return words.shape(tuple(array["shape"])), array["dtype"], layout + swapped, f"{array['elements']:,}"
+
+
 def _array_line(array: dict[str, Any]) -> str:
     swapped = ", byte-swapped" if array["byte_order"] == "swapped" else ""
     line = f"{words.shape(tuple(array['shape']))} {array['dtype']}, "

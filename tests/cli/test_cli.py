@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Any
 import click
 import numpy as np
 import pytest
+import zarr
 
 import leakycli as package
 from leakycli import Options, apply
@@ -25,6 +27,7 @@ from leakycli.function.rule import OUTPUTS
 from tests.conftest import Run
 from tests.formats.test_bad_input import check_line, snapshot
 from tests.formats.test_npy import defined
+from tests.kit.schema import validate_info
 
 X = np.array([[-2, -1, 0], [1, 2, 3]], np.float32)
 
@@ -713,11 +716,45 @@ def test_a_batch_of_one_keeps_its_own_exit_code(run: Command) -> None:
 
 def test_info_tells_what_is_there(run: Command) -> None:
     np.save("F.npy", np.zeros((3, 4), ">i4", order="F"))
-    code, out, err = run("info", "in.npy", "F.npy")
+    code, out, err = run("info", "F.npy")
     assert (code, err) == (0, "")
-    assert [line for line in out.splitlines() if "in.npy" in line or "F.npy" in line] == ["in.npy: npy, 152 bytes", "F.npy: npy, 176 bytes"]
-    assert "2 x 3 float32, C order, 6 elements, 24 bytes" in out
-    assert "3 x 4 int32, F order, byte-swapped, 12 elements, 48 bytes" in out
+    assert out.splitlines() == ["F.npy: npy, 176 bytes", "  3 x 4 int32, F order, byte-swapped, 12 elements, 48 bytes"]
+
+
+def test_info_of_several_is_one_table(run: Command) -> None:
+    np.save("F.npy", np.zeros((3, 4), ">i4", order="F"))
+    np.savez("two.npz", a=np.arange(2.0), s=np.array(["x"]))
+    zarr.create_array("z.zarr", data=np.zeros((4, 4), np.float32), chunks=(2, 2))
+    code, out, err = run("info", "in.npy", "F.npy", "two.npz", "z.zarr")
+    assert (code, err) == (0, "")
+    head, *lines = out.splitlines()
+    assert head.split() == ["source", "shape", "type", "stored", "as", "elements", "size"]
+    rows = [re.split(r"  +", line.strip()) for line in lines]
+    assert rows[0] == ["in.npy", "2 x 3", "float32", "C order", "6", "152 bytes"]
+    assert rows[1] == ["F.npy", "3 x 4", "int32", "F order, byte-swapped", "12", "176 bytes"]
+    assert rows[2][:3] == ["two.npz", "npz, 1 array", "2"]
+    assert rows[3] == ["a", "2", "float64", "C order", "2", "16 bytes"]
+    assert rows[4][0] == "s"
+    assert rows[4][1].startswith("not supported: ")
+    assert rows[5][:5] == ["z.zarr", "4 x 4", "float32", "chunks 2 x 2, zstd:0", "16"]
+    assert {line.index("C order") for line in lines if "C order" in line} == {lines[1].index("F order")}
+
+
+def test_info_of_a_tree(run: Command) -> None:
+    tree("tree", ["b.npy", "z/a.npy"])
+    code, out, _ = run("info", "-r", "tree", "in.npy")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()[1:]] == ["tree/b.npy", "tree/z/a.npy", "in.npy"]
+    code, _, err = run("info", "tree")
+    assert code == 1
+    check_line(err, "tree")
+    code, out, _ = run("info", "-r", "tree", "--json")
+    for line in out.splitlines():
+        validate_info(strict(line))
+    Path("empty").mkdir()
+    code, _, err = run("info", "-r", "empty")
+    assert code == 2
+    check_line(err, "empty: holds no array files")
 
 
 def test_info_as_json(run: Command) -> None:
@@ -726,6 +763,8 @@ def test_info_as_json(run: Command) -> None:
     code, out, err = run("info", "in.npy", "F.npy", "scalar.npy", "--json")
     assert (code, err) == (0, "")
     first, second, third = map(strict, out.splitlines())
+    for values in (first, second, third):
+        validate_info(values)
     assert (first["path"], first["format"], first["bytes"]) == ("in.npy", "npy", 152)
     expected = {"name": "", "shape": [3, 4], "dtype": "int32", "byte_order": "swapped", "order": "F", "elements": 12, "bytes": 48}
     assert expected.items() <= second["arrays"][0].items()

@@ -20,3 +20,8 @@ def validate(values: dict[str, Any]) -> None:
     """Assert that `values` is a report."""
     errors = [f"{'/'.join(map(str, error.absolute_path))}: {error.message[:200]}" for error in _VALIDATOR.iter_errors(values)]
     assert not errors
+
+
+def validate_info(values: dict[str, Any]) -> None:
+    """Assert that `values` is what `info --json` prints."""
+    Draft202012Validator({**SCHEMA["$defs"]["info"], "$defs": SCHEMA["$defs"]}).validate(values)
