@@ -35,7 +35,7 @@ class Distribution:
 
     edges: one more than counts, rising. Equal bins, or bins that widen away from zero where the values ask for it.
     below, above: sampled elements outside the edges.
-    sampled: elements looked at. NaN, ±inf and missing elements are among them and in no bin.
+    sampled: elements looked at, but for NaN and missing ones, which are in no bin.
     """
 
     edges: tuple[float, ...]
@@ -72,7 +72,7 @@ class Statistics:
     negative, positive: with -inf, +inf. zero: with -0.0.
     min, max: over all but NaN; exact, an int for integers. None where there are none.
     mean, std: over the finite elements; std with ddof 0. None where there are none.
-    quantiles: of the sampled elements, by percentage, as in {"50": median}. None where they are not known.
+    quantiles: of the sampled elements, by percentage, as in {"50": median}. None or empty where they are not known.
     histogram: of the sampled elements. None where it is not known.
     """
 
@@ -88,7 +88,7 @@ class Statistics:
     max: int | float | None
     mean: float | None
     std: float | None
-    quantiles: dict[str, float] | None
+    quantiles: dict[str, int | float] | None
     histogram: Distribution | None
 
     def problem(self) -> str | None:
@@ -97,7 +97,7 @@ class Statistics:
             return "a count is negative"
         if sum(counts) != self.count:
             return "missing, negative, zero, positive and nan do not add up to count"
-        if self.quantiles is not None and set(self.quantiles) != set(QUANTILES):
+        if self.quantiles and set(self.quantiles) != set(QUANTILES):
             return f"quantiles are of the percentages {', '.join(QUANTILES)}"
         return None
 

@@ -131,13 +131,17 @@ def paired(before: list[tuple[str, int]], after: list[tuple[str, int]]) -> list[
 
 def sampled(array: ArrayReport) -> str:
     """Which elements the histograms and the quantiles are of; empty where there are none."""
-    pairs = [(name, s.histogram) for name, s in (("before", array.before), ("after", array.after)) if s is not None]
-    drawn = [(name, d) for name, d in pairs if d is not None]
+    pairs = [(name, s, s.histogram) for name, s in (("before", array.before), ("after", array.after)) if s is not None]
+    drawn = [(name, s, d) for name, s, d in pairs if d is not None]
     if not drawn:
         return ""
-    d = drawn[0][1]
-    of = f"all {elements(array.elements)}" if d.sampled >= array.elements else f"a sample, {d.sampled:,} of {elements(array.elements)}"
-    outside = [f"{percent(d.below + d.above, d.binned)} {name}" for name, d in drawn if d.below + d.above]
+    _, s, d = drawn[0]
+    of = (
+        f"all {elements(array.elements)}"
+        if d.sampled >= s.count - s.nan - s.missing
+        else f"a sample, {d.sampled:,} of {elements(array.elements)}"
+    )
+    outside = [f"{percent(d.below + d.above, d.binned)} {name}" for name, _, d in drawn if d.below + d.above]
     return f"distribution of {of}" + (f"; outside the axis: {', '.join(outside)}" if outside else "")
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from leakycli.report import bins
 from leakycli.report.figure import Axis
@@ -36,12 +37,15 @@ def test_every_element_is_in_a_bin_below_or_above(values: list[float], counts: l
         assert all(math.isfinite(value) for value in quantiles.values())
 
 
-def exponent_bins(x: np.ndarray) -> list[tuple[float, float, int]]:
-    from leakycli.function.summary import Histogram
-
-    histogram = Histogram(x.dtype)
-    histogram.add(x)
-    return [tuple(b) for b in histogram.bins()]  # type: ignore[misc]
+def exponent_bins(x: NDArray[np.float64]) -> list[tuple[float, float, int]]:
+    """A quarter of an octave each, as version 1 has them."""
+    mantissas, exponents = np.frexp(np.abs(x[x != 0]))
+    lower = np.ldexp(np.floor(mantissas * 8) / 8, exponents)
+    upper = np.ldexp((np.floor(mantissas * 8) + 1) / 8, exponents)
+    negative = x[x != 0] < 0
+    pairs = np.where(negative, [-upper, -lower], [lower, upper])
+    found, counts = np.unique(pairs, axis=1, return_counts=True)
+    return [(float(low), float(high), int(count)) for (low, high), count in zip(found.T, counts, strict=True)]
 
 
 @pytest.mark.parametrize("mean", [0, 3, -5])
