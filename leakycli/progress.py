@@ -1,7 +1,7 @@
 """Progress: observers of a run's events, on standard error or in a notebook.
 
-One of them follows all sources of a batch. Bytes are of elements, as read; the rate is that of the last seconds, in which what an
-interrupted run had done does not count.
+One of them follows all sources of a batch. Bytes are of elements; the rate is of bytes read and written, as in a report, over the last
+seconds. What an interrupted run had done makes no rate.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class Progress:
         self.finished = 0
         self.source = ""
         self.done = self.total = 0
-        self.moved = 0
-        self._resumed = 0
+        self.read = 0
+        self._moved = self._resumed = 0
         self._began = time.monotonic()
-        self._recent: deque[tuple[float, int]] = deque([(self._began, 0)])
+        self._recent: deque[tuple[float, int, int]] = deque([(self._began, 0, 0)])
 
     def __call__(self, event: events.Event) -> None:
         now = time.monotonic()
@@ -44,12 +44,15 @@ class Progress:
             self.source, self.done, self.total, self._resumed = event.source, 0, event.bytes_in, 0
         elif isinstance(event, events.RegionDone):
             self.done += event.bytes_in
-            self._resumed += event.bytes_in * event.resumed
-            self.moved += event.bytes_in * (not event.resumed)
+            if event.resumed:
+                self._resumed += event.bytes_in
+            else:
+                self.read += event.bytes_in
+                self._moved += event.bytes_in + event.bytes_out
         else:
             self.finish()
         # The oldest entry is the last that is older than the window.
-        self._recent.append((now, self.moved))
+        self._recent.append((now, self._moved, self.read))
         while len(self._recent) > 2 and self._recent[1][0] < now - WINDOW:
             self._recent.popleft()
         self.show(event, now)
@@ -77,15 +80,16 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Bytes a second over the last seconds; 0 where that is not known yet."""
-        (began, before), (now, moved) = self._recent[0], self._recent[-1]
+        """Bytes read and written a second over the last seconds; 0 where that is not known yet."""
+        (began, before, _), (now, moved, _) = self._recent[0], self._recent[-1]
         return (moved - before) / (now - began) if now > began else 0.0
 
     @property
     def left(self) -> float | None:
         """Seconds that are left at the rate of this run; None where there is none yet."""
         if self.sources == 1:
-            return (self.total - self.done) / self.rate if self.rate else None
+            (began, _, before), (now, _, read) = self._recent[0], self._recent[-1]
+            return (self.total - self.done) / (read - before) * (now - began) if read > before else None
         # What an earlier run has done took no time.
         worked = self.share - (self._resumed / self.total / self.sources if self.total else 0.0)
         elapsed = time.monotonic() - self._began
@@ -93,7 +97,7 @@ class Progress:
 
     def parts(self) -> list[str]:
         """How far it is, in words."""
-        size = f"{words.size(self.done)} of {words.size(self.total)}" if self.sources == 1 else words.size(self.moved)
+        size = f"{words.size(self.done)} of {words.size(self.total)}" if self.sources == 1 else f"{words.size(self.read)} read"
         of = [f"{self.finished} of {self.sources}"] if self.sources > 1 else []
         rate = [f"{words.size(self.rate)}/s"] if self.rate else []
         left = [f"{words.duration(round(self.left))} left"] if self.left is not None and self.left >= 1 else []
