@@ -95,13 +95,14 @@ class Batch:
 
 
 def read_list(path: str) -> tuple[str, ...]:
-    """The sources listed in a file ("-": standard input): one a line, or separated by NUL where there is one."""
+    """The sources listed in a file ("-": standard input): one a line, or each with a NUL behind it, as `find -print0` writes them."""
     try:
         with open(0 if path == "-" else path, "rb", closefd=path != "-") as file:
             text = file.read()
     except OSError as error:
         raise storage_error(error, path, "cannot read") from None
-    entries = text.split(b"\0") if b"\0" in text else text.split(b"\n")
+    # A NUL elsewhere is in a name, which will be refused.
+    entries = text.split(b"\0") if text.endswith(b"\0") else text.split(b"\n")
     return tuple(os.fsdecode(entry) for entry in entries if entry)
 
 

@@ -123,7 +123,7 @@ recursive_info = click.option("--recursive", "-r", is_flag=True, help="Show the 
 files_from = click.option(
     "--files-from",
     metavar="FILE",
-    help="Read more SOURCEs from FILE ('-': standard input), one a line or separated by NUL. DEST is then a folder; "
+    help="Read more SOURCEs from FILE ('-': standard input), one a line or with a NUL behind each. DEST is then a folder; "
     "the result of a/./b/c.npy is b/c.npy in it.",
 )
 failed_to = click.option(

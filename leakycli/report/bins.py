@@ -125,5 +125,6 @@ def _up_to(at: NDArray[np.float64], values: NDArray[np.float64], reached: NDArra
     at, values = at * scale, values * scale
     i = np.clip(np.searchsorted(values, at, "right"), 1, values.size - 1)
     width = values[i] - values[i - 1]
-    share = np.clip(np.divide(at - values[i - 1], width, out=np.ones(at.size), where=width > 0), 0, 1)
+    with np.errstate(over="ignore"):  # beyond the last of them
+        share = np.clip(np.divide(at - values[i - 1], width, out=np.ones(at.size), where=width > 0), 0, 1)
     return np.where(at < values[0], 0.0, reached[i - 1] + share * (reached[i] - reached[i - 1]))

@@ -581,8 +581,9 @@ def test_hostile_names_of_good_files_work_and_are_shown_escaped(leakycli: Run, t
     (tmp_path / "out").mkdir()
     done = leakycli("apply", "--progress", "plain", "--", *HOSTILE.values(), "out", env={"PYTHONIOENCODING": "utf-8"})
     assert done.returncode == 0, done.stderr
-    for stream in (done.stdout, done.stderr):
-        lines = stream.decode().splitlines()
+    *results, total = done.stdout.decode().splitlines()
+    assert total.startswith(f"{len(HOSTILE)} sources: {len(HOSTILE)} done; ")
+    for lines in (results, done.stderr.decode().splitlines()):
         assert len(lines) == len(HOSTILE)
         for line, name in zip(lines, HOSTILE.values(), strict=True):
             assert line.isprintable()
