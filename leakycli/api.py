@@ -18,15 +18,14 @@ import numpy as np
 from leakycli import formats
 from leakycli.arguments import path
 from leakycli.engine import events
-from leakycli.engine.executors import ForkedExecutor
 from leakycli.engine.job import Job, Preview
 from leakycli.engine.selection import refuse_unmet
 from leakycli.errors import CorruptError, LeakyError, StorageError, UsageError, let_go, shown, storage_error
 from leakycli.formats import ArrayInfo, Member, Usage
-from leakycli.function.rule import OUTPUTS
 from leakycli.options import Options, ignored
 from leakycli.report import renderer
 from leakycli.report.model import Report
+from leakycli.report.saved import saved_report
 
 if TYPE_CHECKING:
     from leakycli.engine.verify import Comparison
@@ -48,6 +47,9 @@ __all__ = [
 Path = str | os.PathLike[str]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+#: What of a report's parameters `verify` goes by.
+_RECORDED = ("alpha", "dtype", "nan", "only", "skip")
 
 #: What of `Options` `verify` takes.
 _VERIFIED = ("alpha", "dtype", "nan", "only", "skip", "workers", "memory", "storage_options")
@@ -73,8 +75,6 @@ def apply(
     dest: Path,
     options: Options | None = None,
     observe: events.Observer = events.ignore,
-    processes: ForkedExecutor | None = None,
-    brief: bool = False,
     progress: bool = False,
     **fields: Any,
 ) -> Report:
@@ -87,12 +87,9 @@ def apply(
     progress: show a bar, in a notebook or on a terminal.
 
     The destination appears complete or not at all; what was under its name stays until then, and for good without `overwrite`.
-
-    processes: instead of threads, where they are quicker; see there when they may be made. brief: so small that it is not worth going
-    on from; a new `.npy` is then made in fewer steps (see `publish.UnnamedPublication`).
     """
     options = (options or Options()).with_fields("apply", fields)
-    with Job(path("source", source), path("dest", dest), options, processes, brief) as job, _watched(observe, progress) as watch:
+    with Job(path("source", source), path("dest", dest), options) as job, _watched(observe, progress) as watch:
         return job.run(watch)
 
 
@@ -113,10 +110,10 @@ def _watched(observe: events.Observer, progress: bool) -> Iterator[events.Observ
 
 
 @_takes()
-def dry_run(source: Path, dest: Path, options: Options | None = None, processes: ForkedExecutor | None = None, **fields: Any) -> Preview:
+def dry_run(source: Path, dest: Path, options: Options | None = None, **fields: Any) -> Preview:
     """What `apply` would do, after the same checks; nothing is written. Takes the same options."""
     options = (options or Options()).with_fields("dry_run", fields)
-    with Job(path("source", source), path("dest", dest), options, processes) as job:
+    with Job(path("source", source), path("dest", dest), options) as job:
         job.check()
         return job.preview()
 
@@ -241,16 +238,13 @@ def save_report(report: Report, dest: Path) -> None:
 
 def recorded_parameters(dest: Path, storage_options: Mapping[str, Any] | None = None) -> dict[str, Any] | None:
     """The parameters that the report beside `dest` gives for it; None without a report, or where it is of another file."""
-    from leakycli.report.json import parse
-
+    name = path("dest", dest)
+    at, report_at = (formats.located(p, storage_options or {}) for p in (name, f"{name}.report.json"))
+    report = saved_report(report_at)
     try:
-        name = path("dest", dest)
-        at, report_at = (formats.located(p, storage_options or {}) for p in (name, f"{name}.report.json"))
-        report = parse(formats.read(report_at) or b"", f"{name}.report.json")
-        given = report.parameters
-        if given["dtype"] not in (None, *OUTPUTS) or report.destination.identity != {"sampled_blake2b": formats.fingerprint(at)}:
+        if report is None or report.destination.identity != formats.fingerprint(at):
             return None
-        held = Options(**{name: given[name] for name in ("alpha", "dtype", "nan", "only", "skip")})
-        return {name: getattr(held, name) for name in ("alpha", "dtype", "nan", "only", "skip")}
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        held = Options(**{name: report.parameters[name] for name in _RECORDED})
+    except (LeakyError, OSError, KeyError):
         return None
+    return {name: getattr(held, name) for name in _RECORDED}

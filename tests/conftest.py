@@ -15,7 +15,7 @@ import pytest
 from hypothesis import settings
 
 from leakycli.destination import journal
-from leakycli.engine import plan
+from leakycli.engine import job, plan
 from leakycli.report import Report
 from leakycli.report import json as report_json
 from tests.kit.schema import validate
@@ -87,6 +87,7 @@ def valid_reports(monkeypatch: pytest.MonkeyPatch) -> None:
 def small_regions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty current folder, in which this process works in small regions and its journal has a line for each."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(job, "SMALL", 0)
     monkeypatch.setattr(plan, "UNIT_BYTES", 1 << 12)
     monkeypatch.setattr(plan, "REGION_UNITS", 2)
     monkeypatch.setattr(plan, "REGION_BYTES", 1 << 13)

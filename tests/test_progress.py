@@ -143,7 +143,7 @@ def test_events_as_json(clock: Clock, capsys: pytest.CaptureFixture[str]) -> Non
         {"event": "started", "source": "in.npy", "bytes_in": 100, "done": 0, "total": 100, "sources_done": 0, "sources": 2},
         {"event": "region_done", "source": "in.npy", "array": "x", "bytes_in": 60, "bytes_out": 30, "resumed": True}
         | {"done": 60, "total": 100, "sources_done": 0, "sources": 2},
-        {"event": "finished", "source": "in.npy", "done": 0, "total": 0, "sources_done": 1, "sources": 2},
+        {"event": "finished", "source": "in.npy", "already": False, "done": 0, "total": 0, "sources_done": 1, "sources": 2},
     ]
 
 

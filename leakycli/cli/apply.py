@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
 import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
-from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,16 +17,14 @@ from leakycli import stopping
 from leakycli.cli import options as o
 from leakycli.cli.batch import Batch, Done, check_list, failure, read_list, write_list
 from leakycli.engine import events
-from leakycli.errors import BatchError, LeakyError, StorageError, UsageError, let_go, redacted, shown, storage_error, visible
+from leakycli.errors import BatchError, LeakyError, UsageError, let_go, redacted, storage_error, visible
 from leakycli.stores.urls import is_url
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-
     from leakycli.api import Options
     from leakycli.cli.where import Job
-    from leakycli.engine.executors import ForkedExecutor
     from leakycli.progress import Progress
+    from leakycli.report.model import Report
 
 
 @click.command("apply", short_help="Write the leaky ReLU of SOURCE to DEST.")
@@ -77,13 +74,11 @@ def command(sources: tuple[str, ...], dest: str, **given: Any) -> int:
 
     Each option but --overwrite, --resume and --dry-run can be set as LEAKYCLI_APPLY_<OPTION> in the environment.
     """
-    from leakycli import system
     from leakycli.api import Options, check_patterns
     from leakycli.cli.where import resolve_jobs
     from leakycli.formats import parse_options
     from leakycli.progress import observer
 
-    system.keep_freed_memory()
     if dest == "-" and given["json"]:
         raise UsageError("--json and the result cannot both go to standard output; name a file for one of them (--report PATH)")
     listed = None if given["files_from"] is None else read_list(given["files_from"])
@@ -124,23 +119,20 @@ def command(sources: tuple[str, ...], dest: str, **given: Any) -> int:
     )
     reports = _Reports(given["report_dir"], dest, several)
     with contextlib.ExitStack() as stack:
-        processes = _processes(jobs, options)
-        if processes is not None:
-            stack.enter_context(processes)
         if several:
             options = check_patterns((job.source for job in jobs), options)
         if given["dry_run"]:
-            return _each(jobs, given, lambda job: _show_plan(job, options, given, processes))
-        begun = _begun_ahead(jobs, options, given, processes, reports) if processes is not None and not given["fail_fast"] else iter(())
+            return _each(jobs, given, lambda job: _show_plan(job, options, given))
+        begun = iter(()) if given["fail_fast"] else _begun_ahead(jobs, options, given, reports, stack)
         observe = stack.enter_context(observer(given["progress"], given["quiet"], len(jobs), piped=dest == "-"))
         batch = Batch(len(jobs), dest)
         if not several:
-            _alone(jobs[0], reports.of(jobs[0], options), given, observe, processes)
+            _alone(jobs[0], reports.of(jobs[0], options), given, observe)
             return 0
 
         def work(job: Job) -> None:
             ahead = next(begun, None)
-            done = _awaited(job, ahead, observe) if ahead else _done(job, reports.of(job, options), given, observe, processes)
+            done = _awaited(job, ahead, observe) if ahead else _done(job, reports.of(job, options), given, observe)
             batch.add(done)
             observe.clear()
             if done.text:
@@ -153,111 +145,68 @@ def command(sources: tuple[str, ...], dest: str, **given: Any) -> int:
             _finish(batch, given)
 
 
-#: Bytes of a `.npy` up to which a process takes it as a whole.
-SMALL = 1 << 20
-
-#: From how many of those on; how many go to a process together; and how many are begun before their turn.
+#: From how many small files on a worker takes each as a whole, and how many are begun before their turn.
 MANY = 16
-TOGETHER = 16
 AHEAD = 128
 
 
-#: A run that was begun, with others: its outcome is this one of those.
-Begun = tuple["Future[list[Done | LeakyError]]", int]
-
-
-def _small(job: Job) -> bool:
-    from leakycli.formats import is_regular
-
-    return job.source.lower().endswith(".npy") and is_regular(job.source) and os.path.getsize(job.source) <= SMALL
-
-
 def _begun_ahead(
-    jobs: list[Job], options: Options, given: dict[str, Any], processes: ForkedExecutor, reports: _Reports
-) -> Iterator[Begun | None]:
-    """For each job, in order, its run in one of the `processes`, which is begun ahead of its turn; None for one that is not small."""
-    alone, shape = replace(options, workers=1), {name: given[name] for name in ("json", "quiet")}
-    waiting: deque[Begun | None] = deque()
-    for small, group in groupby(jobs, _small):
-        while some := list(islice(group, TOGETHER)):
-            future = (
-                processes.submit(_outcomes, [(job, reports.of(job, alone)) for job in some], shape) if small and len(jobs) >= MANY else None
-            )
-            waiting.extend(None if future is None else (future, i) for i in range(len(some)))
-            while len(waiting) > AHEAD:
-                yield waiting.popleft()
+    jobs: list[Job], options: Options, given: dict[str, Any], reports: _Reports, stack: contextlib.ExitStack
+) -> Iterator[Future[Done] | None]:
+    """For each job, in order, its run by a worker, which is begun ahead of its turn; None for one that is not small.
+
+    stack: ends the workers.
+    """
+    from leakycli import system
+    from leakycli.engine.job import SMALL
+    from leakycli.formats import is_small_file
+
+    small = [is_small_file(job.source, SMALL) for job in jobs] if len(jobs) >= MANY else []
+    workers = min(options.workers or system.cpus(), sum(small) // MANY + 1)
+    if workers < 2:
+        return
+    executor = ThreadPoolExecutor(workers, thread_name_prefix="leakycli-file")
+    stack.callback(executor.shutdown, cancel_futures=True)
+    alone = replace(options, workers=1)
+    waiting: deque[Future[Done] | None] = deque()
+    for job, is_small in zip(jobs, small, strict=True):
+        waiting.append(executor.submit(_done, job, reports.of(job, alone), given, events.ignore) if is_small else None)
+        if len(waiting) > AHEAD:
+            yield waiting.popleft()
     yield from waiting
 
 
-def _outcomes(jobs: list[tuple[Job, Options]], given: dict[str, Any]) -> list[Done | LeakyError]:
-    """Do the jobs, each with its options."""
-    outcomes: list[Done | LeakyError] = []
-    for job, options in jobs:
-        try:
-            outcomes.append(_done(job, options, given, events.ignore, brief=True))
-        except LeakyError as error:
-            let_go(error)
-            outcomes.append(error)
-    return outcomes
-
-
-def _done(
-    job: Job,
-    options: Options,
-    given: dict[str, Any],
-    observe: events.Observer,
-    processes: ForkedExecutor | None = None,
-    brief: bool = False,
-) -> Done:
-    """Do one of a batch, and say so in a line."""
+def _applied(job: Job, options: Options, observe: events.Observer) -> tuple[Report, bool]:
+    """Do one job; returns its report, and whether its result was complete before."""
     from leakycli.api import apply
-    from leakycli.report.terminal import line
 
     already = False
 
     def watch(event: events.Event) -> None:
         nonlocal already
-        already = already or getattr(event, "already", False)
+        already = already or (isinstance(event, events.Finished) and event.already)
         observe(event)
 
-    report = apply(job.source, job.dest, options, watch, processes, brief)
+    return apply(job.source, job.dest, options, watch), already
+
+
+def _done(job: Job, options: Options, given: dict[str, Any], observe: events.Observer) -> Done:
+    """Do one of a batch, and say so in a line."""
+    from leakycli.report.terminal import line
+
+    report, already = _applied(job, options, observe)
     if given["json"]:
         text = report.to_json(indent=None)
     elif given["quiet"]:
         text = ""
     else:
-        # Its report is that of another run, and a file that anyone may have written.
-        text = f"{visible(job.dest)}: already complete" if already else line(report)
+        text = _complete(job) if already else line(report)
     return Done.of(report, text, already)
 
 
-def _processes(jobs: list[Job], options: Options) -> ForkedExecutor | None:
-    """Processes to work in, where there is enough to do. They are forked before anything has started threads, as zarr does on first use."""
-    from leakycli import system
-    from leakycli.engine.executors import ForkedExecutor, can_fork
-    from leakycli.engine.job import WORTH_PROCESSES
-    from leakycli.engine.plan import ALLOWANCE, DEFAULT_BOUND
-    from leakycli.formats import is_regular
-
-    # As many as there is room for beside this one.
-    room = (options.memory or DEFAULT_BOUND) // (system.resident() + ALLOWANCE)
-    workers = min(options.workers or system.cpus(), room - 1)
-    many = len(jobs) >= MANY and sum(map(_small, jobs)) >= MANY
-    # What is behind a URL is worked on in threads: see `leakycli.engine.job`.
-    jobs = [job for job in jobs if not is_url(job.dest)]
-    folders = [job for job in jobs if os.path.isdir(job.source)]
-    large = [job for job in jobs if is_regular(job.source) and os.path.getsize(job.source) >= WORTH_PROCESSES]
-    if workers < 2 or not can_fork() or not (folders or large or many):
-        return None
-    names = [name.rstrip("/").lower() for job in jobs for name in (job.source, job.dest)]
-    if folders or (options.to or "").startswith("zarr") or any(name.endswith((".zarr", ".zarr.zip")) for name in names):
-        # Here, so that not each of them loads it.
-        importlib.import_module("leakycli.formats.zarr")
-    try:
-        return ForkedExecutor(workers)
-    except OSError:
-        # Too many processes, or too many files open: threads do it.
-        return None
+def _complete(job: Job) -> str:
+    """What is said where there was nothing to do: the report is that of another run, and a file that anyone may have written."""
+    return f"{visible(job.dest)}: already complete"
 
 
 #: Storage options whose values are no secrets.
@@ -349,18 +298,19 @@ class _Reports:
         return replace(options, reports=("none", path, *(given for given in options.reports if given != "none")))
 
 
-def _alone(job: Job, options: Options, given: dict[str, Any], observe: Progress, processes: ForkedExecutor | None) -> None:
+def _alone(job: Job, options: Options, given: dict[str, Any], observe: Progress) -> None:
     """Do the one job there is, and show its report. A filter says no more than what may be wrong."""
-    from leakycli.api import apply
     from leakycli.report.terminal import render_report
     from leakycli.report.words import lost_words
 
-    report = apply(job.source, job.dest, options, observe, processes)
+    report, already = _applied(job, options, observe)
     observe.clear()
     if given["json"]:
         click.echo(report.to_json(indent=None))
     elif given["quiet"]:
         return
+    elif already:
+        click.echo(_complete(job))
     elif job.dest == "-":
         lost = lost_words(report.losses)
         notes = [*([f"lost in the cast: {lost}"] if lost != "nothing" else []), *(f"warning: {warning}" for warning in report.warnings)]
@@ -376,32 +326,24 @@ def _paths(job: Job, options: Options) -> tuple[str, ...]:
     return given if "none" in options.reports else (f"{job.dest}.report.json", *given)
 
 
-def _awaited(job: Job, begun: Begun, observe: events.Observer) -> Done:
-    """One of a batch that another process does, which tells of its events when it is through."""
-    from concurrent.futures import wait
-
-    future, i = begun
+def _awaited(job: Job, begun: Future[Done], observe: events.Observer) -> Done:
+    """One of a batch that another worker does, which tells of its events when it is through."""
     with stopping.guarded():
-        while not future.done():
-            wait([future], timeout=0.2)
+        while not begun.done():
+            wait([begun], timeout=0.2)
             stopping.check()
-    try:
-        outcome = future.result()[i]
-    except StorageError as error:
-        raise StorageError(f"{shown(job.source)}: {error}") from None
-    if isinstance(outcome, LeakyError):
-        raise outcome
-    observe(events.Started(job.source, outcome.bytes_read))
-    observe(events.RegionDone(job.source, "", outcome.bytes_read, outcome.bytes_written))
+    done = begun.result()
+    observe(events.Started(job.source, done.bytes_read))
+    observe(events.RegionDone(job.source, "", done.bytes_read, done.bytes_written))
     observe(events.Finished(job.source))
-    return outcome
+    return done
 
 
-def _show_plan(job: Job, options: Options, given: dict[str, Any], processes: ForkedExecutor | None) -> None:
+def _show_plan(job: Job, options: Options, given: dict[str, Any]) -> None:
     from leakycli.api import dry_run
     from leakycli.report.terminal import plan_values, render_plan
 
-    values = plan_values(dry_run(job.source, job.dest, options, processes))
+    values = plan_values(dry_run(job.source, job.dest, options))
     if given["json"]:
         from json import dumps
 

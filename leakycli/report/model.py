@@ -15,8 +15,8 @@ from typing import Any
 
 from leakycli.errors import CorruptError, visible
 from leakycli.formats.base import Chunking
-from leakycli.function.rule import Losses
-from leakycli.function.summary import Histogram, Summary
+from leakycli.function import sample
+from leakycli.function.stats import Losses, Summary
 from leakycli.report import bins, decode, words
 from leakycli.report.renderers import load
 
@@ -102,20 +102,11 @@ class Statistics:
         return None
 
     @classmethod
-    def pair(cls, summaries: tuple[Summary, Summary], histograms: tuple[Histogram, Histogram]) -> tuple[Statistics, Statistics]:
-        """The statistics of an array before and after."""
-        held = [(histogram.bins(), histogram.sampled) for histogram in histograms]
-        edges = bins.edges(tuple(found for found, _ in held))
-        before, after = (
-            cls._of(summary, found, sampled, own) for summary, (found, sampled), own in zip(summaries, held, edges, strict=True)
-        )
-        return before, after
-
-    @classmethod
-    def _of(cls, s: Summary, found: list[Any], sampled: int, edges: tuple[float, ...]) -> Statistics:
+    def of(cls, s: Summary, d: sample.Distribution) -> Statistics:
+        h = d.histogram
         return cls(
             s.count,
-            0,
+            s.missing,
             s.negative,
             s.zero,
             s.positive,
@@ -124,10 +115,10 @@ class Statistics:
             s.posinf,
             s.minimum,
             s.maximum,
-            s.mean if s.finite else None,
-            s.deviation,
-            bins.quantiles(found, s.minimum, s.maximum),
-            Distribution(edges, *bins.counts(found, edges), sampled),
+            s.mean,
+            s.std,
+            d.quantiles,
+            Distribution(h.edges, h.counts, h.below, h.above, h.sampled),
         )
 
 

@@ -294,7 +294,7 @@ def plan_values(preview: Preview) -> dict[str, Any]:
         "bytes_out": plan.bytes_out,
         "regions": plan.regions,
         "workers": plan.workers,
-        "engine": preview.engine,
+        "kernel": preview.kernel,
         "memory_bound": plan.memory.bound,
         "memory_projected": plan.memory.projected,
         "arrays": [_planned(array) for array in preview.arrays],
@@ -435,7 +435,10 @@ def render_infos(found: list[dict[str, Any]], stream: TextIO) -> None:
         pads = [" " * (width - words.width(text)) for text, width in zip(row, widths, strict=True)]
         cells = [pad + text if i > 3 else text + pad for i, (text, pad) in enumerate(zip(row, pads, strict=True))]
         line = "  ".join(cells).rstrip()
-        _say(stream, line if number else screen.paint(line, "dim"))
+        if number:
+            _say(stream, line)
+        else:
+            stream.write(f"{screen.paint(line, 'dim')}\n")
     for values in found:
         for warning in values["warnings"]:
             _say(stream, f"warning: {warning}")
@@ -474,4 +477,5 @@ def comparison_values(comparison: Comparison) -> dict[str, Any]:
 
 
 def _say(stream: TextIO, line: str) -> None:
-    stream.write(f"{line}\n")
+    # Whatever of it came from a file cannot steer the terminal.
+    stream.write(f"{visible(line)}\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from leakycli.function.rule import Losses
+from leakycli.function.stats import Losses
 from leakycli.report import bins
 from leakycli.report.decode import decode
 from leakycli.report.model import ArrayReport, Cost, Distribution, Endpoint, Report, Statistics

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from leakycli.function.rule import Losses
+    from leakycli.function.stats import Losses
     from leakycli.report.model import ArrayReport, Cost, Statistics
 
 #: Runs shorter than this many seconds have no rate: it would be that of the start-up.

@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from itertools import pairwise
 
-from leakycli.function.rule import Losses
+from leakycli.function.stats import Losses
 from leakycli.report.model import QUANTILES, ArrayReport, Cost, Distribution, Endpoint, Report, Statistics, Versions
 
 #: Of a standard normal distribution, at QUANTILES.
