@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from leakycli import system
+from leakycli.arguments import known, normalised
 from leakycli.engine.plan import ArrayPlan, Plan, plan_run
 from leakycli.engine.selection import Selection
 from leakycli.errors import LeakyError, UsageError, shown
@@ -68,10 +69,13 @@ class Options:
     command: tuple[str, ...] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        try:
-            object.__setattr__(self, "alpha", float(self.alpha))
-        except (TypeError, ValueError, OverflowError):
-            raise UsageError(f"alpha must be a finite number, not {self.alpha!r}") from None
+        for name in self.__dataclass_fields__:
+            object.__setattr__(self, name, normalised(name, getattr(self, name)))
+
+    def with_fields(self, function: str, fields: Mapping[str, Any], names: Iterable[str] | None = None) -> Options:
+        """These options with others in place of some. function: that they were given to, which takes only those of `names`."""
+        known(function, fields, names or self.__dataclass_fields__)
+        return replace(self, **fields) if fields else self
 
     @property
     def layout(self) -> Layout:

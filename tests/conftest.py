@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,9 @@ from hypothesis import settings
 
 from leakycli.destination import journal
 from leakycli.engine import job, plan
+from leakycli.report import Report
+from leakycli.report import json as report_json
+from tests.kit.schema import validate
 
 # As users' processes are: with it, what is printed would never wait for a flush that may fail.
 os.environ.pop("PYTHONUNBUFFERED", None)
@@ -39,7 +44,7 @@ def leakycli(tmp_path: Path) -> Run:
     def run(
         *arguments: str | Path, stdin: bytes | None = None, env: Mapping[str, str] | None = None, timeout: float = 120
     ) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(
+        done = subprocess.run(
             [sys.executable, "-m", "leakycli", *(os.fspath(argument) for argument in arguments)],
             cwd=tmp_path,
             input=stdin,
@@ -48,8 +53,34 @@ def leakycli(tmp_path: Path) -> Run:
             capture_output=True,
             timeout=timeout,
         )
+        for path in islice((*tmp_path.glob("*.report.json"), *tmp_path.glob("*/*.report.json")), 20):
+            _validate_file(path)
+        return done
 
     return run
+
+
+def _validate_file(path: Path) -> None:
+    """Hold a report to its schema; other files may have its name, in tests of just that."""
+    try:
+        text = path.read_bytes()
+    except OSError:
+        return
+    if text.startswith(b'{\n  "schema_version": 2'):
+        validate(json.loads(text))
+
+
+@pytest.fixture(autouse=True)
+def valid_reports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hold every report that this process writes as JSON to the schema that ships."""
+
+    def rendered(report: Report) -> str:
+        text = render(report)
+        validate(json.loads(text))
+        return text
+
+    render = report_json.render
+    monkeypatch.setattr(report_json, "render", rendered)
 
 
 @pytest.fixture

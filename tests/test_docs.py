@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -71,7 +72,9 @@ def test_the_python_block_works(folder: Path, capsys: pytest.CaptureFixture[str]
     scope: dict[str, object] = {}
     exec(compile(block("python", "import leakycli"), "README.md", "exec"), scope)
     np.testing.assert_array_equal(scope["y"], np.array([-0.1, 2.0]))
-    assert "mean" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "median" in out
+    assert "Losses(overflowed=0" in out
 
 
 @pytest.mark.filterwarnings("ignore::zarr.errors.ZarrUserWarning")
@@ -91,6 +94,27 @@ def test_exit_codes_are_those_of_the_errors() -> None:
     classes = [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, errors.LeakyError)]
     assert len(classes) > 5
     assert {c.exit_code for c in classes} | {0, 130} == documented
+
+
+def test_every_field_of_the_report_is_explained() -> None:
+    page = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
+    schema = json.loads((ROOT / "leakycli" / "report" / "schema.json").read_text(encoding="utf-8"))
+    objects = [schema, *(schema["$defs"][name] for name in schema["$defs"] if "properties" in schema["$defs"][name])]
+    fields = {name for described in objects for name in described["properties"]} - {"tool", "version", "python", "numpy", "zarr", "system"}
+    assert len(fields) > 50
+    for name in fields:
+        assert f"`{name}`" in page or name in ("compressor", "zarr_format"), name
+
+
+def test_the_examples_of_the_report_work(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
+    lines = [line.split("  #")[0].strip() for line in re.findall(r"```sh\n(.*?)```", text, re.DOTALL)[0].splitlines()]
+    assert len(lines) == 4
+    np.save("in.npy", np.linspace(-1, 1, 1000))
+    for line in (*lines[:1], *lines[2:]):
+        done = subprocess.run([sys.executable, "-m", *line.split()], capture_output=True, timeout=60)
+        assert (done.returncode, done.stderr) == (0, b""), line
+    assert Path("out.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
 
 def test_every_file_that_the_documents_link_to_is_there() -> None:

@@ -17,7 +17,7 @@ from leakycli._version import __version__
 from leakycli.cli.signals import Interrupted, deliver_signals
 from leakycli.errors import LeakyError, visible
 
-_COMMANDS = ("apply", "info", "verify")
+_COMMANDS = ("apply", "info", "verify", "report")
 
 
 class _Commands(click.Group):
@@ -49,6 +49,7 @@ def cli() -> None:
       leakycli apply in.npy out.npy              the main job
       leakycli apply *.npy results/ --alpha 0.1  several, into a folder
       leakycli verify in.npy out.npy             compute again and compare
+      leakycli report out.npy.report.json o.html a saved report as a page
     """
 
 

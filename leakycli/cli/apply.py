@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from leakycli import stopping
 from leakycli.cli import options as o
-from leakycli.errors import BatchError, LeakyError, UsageError, let_go, redacted, shown, visible
+from leakycli.cli.batch import Batch, Done, check_list, failure, read_list, write_list
+from leakycli.engine import events
+from leakycli.errors import BatchError, LeakyError, UsageError, let_go, redacted, storage_error, visible
+from leakycli.stores.urls import is_url
 
 if TYPE_CHECKING:
     from leakycli.api import Options
     from leakycli.cli.where import Job
-    from leakycli.engine import events
+    from leakycli.progress import Progress
     from leakycli.report.model import Report
 
 
@@ -35,9 +39,11 @@ if TYPE_CHECKING:
     o.verify,
     o.dry_run,
     o.report,
+    o.report_dir,
     o.storage_option,
     o.recursive,
     o.files_from,
+    o.failed_to,
     o.fail_fast,
     o.progress,
     o.json,
@@ -71,19 +77,22 @@ def command(sources: tuple[str, ...], dest: str, **given: Any) -> int:
     from leakycli.api import Options, check_patterns
     from leakycli.cli.where import resolve_jobs
     from leakycli.formats import parse_options
+    from leakycli.progress import observer
 
     if dest == "-" and given["json"]:
         raise UsageError("--json and the result cannot both go to standard output; name a file for one of them (--report PATH)")
-    sources += _listed(given["files_from"])
+    listed = None if given["files_from"] is None else read_list(given["files_from"])
 
     def note(text: str) -> None:
         if not given["quiet"]:
             click.echo(f"leakycli: note: {visible(text)}", err=True)
 
-    jobs = resolve_jobs(sources, dest, given["recursive"], given["files_from"] is not None, given["to"], note)
-    batch = len(jobs) > 1 or given["files_from"] is not None
-    if batch and any(path != "none" for path in given["report"]):
-        raise UsageError("--report PATH is for one source; in a batch each result has its own DEST.report.json")
+    jobs = resolve_jobs(sources, dest, given["recursive"], given["to"], listed, note)
+    several = len(jobs) > 1 or listed is not None
+    if several and any(path != "none" for path in given["report"]):
+        raise UsageError("--report PATH is for one source; each of a batch has its own DEST.report.json; --report-dir DIR collects them")
+    if given["failed_to"] is not None:
+        check_list(given["failed_to"])
     options = Options(
         alpha=given["alpha"],
         dtype=given["dtype"],
@@ -99,7 +108,7 @@ def command(sources: tuple[str, ...], dest: str, **given: Any) -> int:
         shards=given["shards"],
         zarr_format=None if given["zarr_format"] is None else int(given["zarr_format"]),
         provenance=not given["no_provenance"],
-        parents=given["recursive"],
+        parents=given["recursive"] or listed is not None,
         overwrite=given["overwrite"],
         resume=given["resume"],
         fsync=given["fsync"],
@@ -108,13 +117,32 @@ def command(sources: tuple[str, ...], dest: str, **given: Any) -> int:
         storage_options=parse_options(given["storage_options"]),
         command=_command(sys.argv[1:]),
     )
+    reports = _Reports(given["report_dir"], dest, several)
     with contextlib.ExitStack() as stack:
-        if batch:
+        if several:
             options = check_patterns((job.source for job in jobs), options)
         if given["dry_run"]:
             return _each(jobs, given, lambda job: _show_plan(job, options, given))
-        begun = iter(()) if given["fail_fast"] else _begun_ahead(jobs, options, given, stack)
-        return _each(jobs, given, lambda job: _apply(job, options, given, batch, next(begun, None)))
+        begun = iter(()) if given["fail_fast"] else _begun_ahead(jobs, options, given, reports, stack)
+        observe = stack.enter_context(observer(given["progress"], given["quiet"], len(jobs), piped=dest == "-"))
+        batch = Batch(len(jobs), dest)
+        if not several:
+            _alone(jobs[0], reports.of(jobs[0], options), given, observe)
+            return 0
+
+        def work(job: Job) -> None:
+            ahead = next(begun, None)
+            done = _awaited(job, ahead, observe) if ahead else _done(job, reports.of(job, options), given, observe)
+            batch.add(done)
+            observe.clear()
+            if done.text:
+                click.echo(done.text)
+
+        try:
+            return _each(jobs, given, work, batch, observe)
+        finally:
+            observe.clear()
+            _finish(batch, given)
 
 
 #: From how many small files on a worker takes each as a whole, and how many are begun before their turn.
@@ -122,16 +150,9 @@ MANY = 16
 AHEAD = 128
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What is said of a run of another worker, and the bytes that it read and wrote."""
-
-    text: str
-    bytes_in: int
-    bytes_out: int
-
-
-def _begun_ahead(jobs: list[Job], options: Options, given: dict[str, Any], stack: contextlib.ExitStack) -> Iterator[Future[Outcome] | None]:
+def _begun_ahead(
+    jobs: list[Job], options: Options, given: dict[str, Any], reports: _Reports, stack: contextlib.ExitStack
+) -> Iterator[Future[Done] | None]:
     """For each job, in order, its run by a worker, which is begun ahead of its turn; None for one that is not small.
 
     stack: ends the workers.
@@ -147,30 +168,45 @@ def _begun_ahead(jobs: list[Job], options: Options, given: dict[str, Any], stack
     executor = ThreadPoolExecutor(workers, thread_name_prefix="leakycli-file")
     stack.callback(executor.shutdown, cancel_futures=True)
     alone = replace(options, workers=1)
-    waiting: deque[Future[Outcome] | None] = deque()
+    waiting: deque[Future[Done] | None] = deque()
     for job, is_small in zip(jobs, small, strict=True):
-        waiting.append(executor.submit(_outcome, job, alone, given["json"], given["quiet"]) if is_small else None)
+        waiting.append(executor.submit(_done, job, reports.of(job, alone), given, events.ignore) if is_small else None)
         if len(waiting) > AHEAD:
             yield waiting.popleft()
     yield from waiting
 
 
-def _outcome(job: Job, options: Options, json: bool, quiet: bool) -> Outcome:
+def _applied(job: Job, options: Options, observe: events.Observer) -> tuple[Report, bool]:
+    """Do one job; returns its report, and whether its result was complete before."""
     from leakycli.api import apply
 
-    report = apply(job.source, job.dest, options)
-    return Outcome(_said(report, json, quiet), report.cost.bytes_read, report.cost.bytes_written)
+    already = False
+
+    def watch(event: events.Event) -> None:
+        nonlocal already
+        already = already or (isinstance(event, events.Finished) and event.already)
+        observe(event)
+
+    return apply(job.source, job.dest, options, watch), already
 
 
-def _said(report: Report, json: bool, quiet: bool) -> str:
-    """What is said of one of a batch, in one line; nothing where that is empty."""
-    if json:
-        return report.to_json(indent=None)
-    if quiet:
-        return ""
+def _done(job: Job, options: Options, given: dict[str, Any], observe: events.Observer) -> Done:
+    """Do one of a batch, and say so in a line."""
     from leakycli.report.terminal import line
 
-    return line(report)
+    report, already = _applied(job, options, observe)
+    if given["json"]:
+        text = report.to_json(indent=None)
+    elif given["quiet"]:
+        text = ""
+    else:
+        text = _complete(job) if already else line(report)
+    return Done.of(report, text, already)
+
+
+def _complete(job: Job) -> str:
+    """What is said where there was nothing to do: the report is that of another run, and a file that anyone may have written."""
+    return f"{visible(job.dest)}: already complete"
 
 
 #: Storage options whose values are no secrets.
@@ -199,19 +235,12 @@ def _command(words: list[str]) -> tuple[str, ...]:
     return "leakycli", *words
 
 
-def _listed(path: str | None) -> tuple[str, ...]:
-    if path is None:
-        return ()
-    try:
-        with open(0 if path == "-" else path, errors="surrogateescape") as file:
-            return tuple(line.rstrip("\n") for line in file if line.rstrip("\n"))
-    except OSError as error:
-        raise LeakyError(f"cannot read {shown(path)}: {error.strerror}") from None
-
-
-def _each(jobs: list[Job], given: dict[str, Any], work: Any) -> int:
+def _each(
+    jobs: list[Job], given: dict[str, Any], work: Callable[[Job], None], batch: Batch | None = None, observe: Progress | None = None
+) -> int:
     """Do `work` for every job. One job's error is raised; in a batch it is one line, and the others go on."""
-    failed = begun = 0
+    batch = batch or Batch(len(jobs), "")
+    begun = 0
     for job in jobs:
         begun += 1
         try:
@@ -220,68 +249,94 @@ def _each(jobs: list[Job], given: dict[str, Any], work: Any) -> int:
             if len(jobs) == 1:
                 raise
             let_go(error)
-            failed += 1
-            text = _naming(str(error), job)
-            click.echo(f"leakycli: {visible(text)}", err=True)
+            failed = failure(job.source, job.dest, batch.folder, error)
+            batch.failures.append(failed)
+            if observe is not None:
+                observe.finish()
+                observe.clear()
+            click.echo(f"leakycli: {visible(failed.error)}", err=True)
             if given["json"]:
                 from json import dumps
 
-                click.echo(dumps({"source": visible(job.source), "error": visible(text), "exit_code": error.exit_code}))
+                click.echo(dumps({"source": visible(job.source), "error": visible(failed.error), "exit_code": error.exit_code}))
             if given["fail_fast"]:
                 break
-    if failed:
+    if batch.failures:
         rest = f"{len(jobs) - begun} were not begun" if begun < len(jobs) else "the results of the others are complete"
-        raise BatchError(f"{failed} of {len(jobs)} sources failed; {rest}")
+        raise BatchError(f"{len(batch.failures)} of {len(jobs)} sources failed; {rest}")
     return 0
 
 
-def _naming(text: str, job: Job) -> str:
-    """An error of one of a batch, which must say of which."""
-    return text if shown(job.source) in text or shown(job.dest) in text else f"{shown(job.source)}: {text}"
+def _finish(batch: Batch, given: dict[str, Any]) -> None:
+    """Say what a batch came to, and list what can be tried again."""
+    if given["failed_to"] is not None:
+        write_list(given["failed_to"], [failed.entry for failed in batch.failures])
+    if given["json"]:
+        from json import dumps
+
+        click.echo(dumps(batch.values()))
+    elif not given["quiet"]:
+        click.echo(batch.text())
 
 
-def _apply(job: Job, options: Options, given: dict[str, Any], batch: bool, begun: Future[Outcome] | None) -> None:
-    from leakycli.api import apply
-    from leakycli.cli.progress import observer
+class _Reports:
+    """Where the reports of a batch go: beside the results, or with the same tree in a folder of their own."""
 
-    with observer(given["progress"], given["quiet"]) as observe:
-        if begun is not None:
-            said = _awaited(job, begun, observe)
-        else:
-            already: list[bool] = []
+    def __init__(self, folder: str | None, dest: str, several: bool) -> None:
+        self._folder, self._dest, self._several = folder, dest, several
 
-            def watch(event: events.Event) -> None:
-                already.extend([True] if getattr(event, "already", False) else [])
-                observe(event)
-
-            report = apply(job.source, job.dest, options, watch)
-            if already and not given["json"]:
-                # Its report is that of another run, and a file that anyone may have written.
-                said = "" if given["quiet"] else f"{visible(job.dest)}: already complete"
-                batch = True
-            else:
-                said = _said(report, given["json"], given["quiet"] or not batch)
-    if said:
-        click.echo(said)
-    elif not batch and not given["quiet"]:
-        from leakycli.report.terminal import render_report
-
-        render_report(report, sys.stderr if job.dest == "-" else sys.stdout)
+    def of(self, job: Job, options: Options) -> Options:
+        """`options` with the paths of the reports of one job, whose folder is made."""
+        if self._folder is None:
+            return options
+        name = os.path.relpath(job.dest, self._dest) if self._several and not is_url(job.dest) else os.path.basename(job.dest.rstrip("/"))
+        path = os.path.join(self._folder, f"{name}.report.json")
+        try:
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+        except OSError as error:
+            raise storage_error(error, os.path.dirname(path), "cannot make the folder") from None
+        return replace(options, reports=("none", path, *(given for given in options.reports if given != "none")))
 
 
-def _awaited(job: Job, begun: Future[Outcome], observe: events.Observer) -> str:
-    """What is said of a run of another worker, which tells of its events when it is through."""
-    from leakycli.engine import events
+def _alone(job: Job, options: Options, given: dict[str, Any], observe: Progress) -> None:
+    """Do the one job there is, and show its report. A filter says no more than what may be wrong."""
+    from leakycli.report.terminal import render_report
+    from leakycli.report.words import lost_words
 
+    report, already = _applied(job, options, observe)
+    observe.clear()
+    if given["json"]:
+        click.echo(report.to_json(indent=None))
+    elif given["quiet"]:
+        return
+    elif already:
+        click.echo(_complete(job))
+    elif job.dest == "-":
+        lost = lost_words(report.losses)
+        notes = [*([f"lost in the cast: {lost}"] if lost != "nothing" else []), *(f"warning: {warning}" for warning in report.warnings)]
+        for note in notes:
+            click.echo(f"leakycli: {visible(note)}", err=True)
+    else:
+        render_report(report, sys.stdout, _paths(job, options))
+
+
+def _paths(job: Job, options: Options) -> tuple[str, ...]:
+    """Where the reports of a run went."""
+    given = tuple(path for path in options.reports if path != "none")
+    return given if "none" in options.reports else (f"{job.dest}.report.json", *given)
+
+
+def _awaited(job: Job, begun: Future[Done], observe: events.Observer) -> Done:
+    """One of a batch that another worker does, which tells of its events when it is through."""
     with stopping.guarded():
         while not begun.done():
             wait([begun], timeout=0.2)
             stopping.check()
-    outcome = begun.result()
-    observe(events.Started(job.source, outcome.bytes_in))
-    observe(events.RegionDone(job.source, "", outcome.bytes_in, outcome.bytes_out))
+    done = begun.result()
+    observe(events.Started(job.source, done.bytes_read))
+    observe(events.RegionDone(job.source, "", done.bytes_read, done.bytes_written))
     observe(events.Finished(job.source))
-    return outcome.text
+    return done
 
 
 def _show_plan(job: Job, options: Options, given: dict[str, Any]) -> None:

@@ -7,10 +7,10 @@
 --to --compressor                the form              apply
 --chunks --shards --zarr-format --no-provenance        apply
 --overwrite --resume --fsync --verify --dry-run        apply: publishing
---report                         further reports       apply
+--report --report-dir            where reports go      apply
 --storage-option                 for URLs              apply, verify, info
---recursive --files-from --fail-fast   batches         apply
---progress --json --quiet --debug      what is shown   apply, verify; info: --json --debug
+--recursive --files-from --failed-to --fail-fast       apply: batches
+--progress --json --quiet --debug      what is shown   apply, verify; info: --recursive --json --debug
 """
 
 from __future__ import annotations
@@ -106,7 +106,10 @@ report = click.option(
     type=click.Path(),  # in the environment several are separated as in PATH
     multiple=True,
     metavar="PATH|none",
-    help="A further report (.json); may be repeated. 'none' leaves out DEST.report.json.",
+    help="A further report (.json, or .html for a page); may be repeated. 'none' leaves out DEST.report.json.",
+)
+report_dir = click.option(
+    "--report-dir", type=click.Path(), metavar="DIR", help="Put the reports into the folder DIR, not beside the results."
 )
 storage_option = click.option(
     "--storage-option",
@@ -116,8 +119,15 @@ storage_option = click.option(
     help="An option of the file system behind a URL, as fsspec has it (anon=true, endpoint_url=...); may be repeated.",
 )
 recursive = click.option("--recursive", "-r", is_flag=True, help="Take the arrays in folders: DIR goes to DEST/DIR, DIR/ to DEST itself.")
+recursive_info = click.option("--recursive", "-r", is_flag=True, help="Show the arrays in folders.")
 files_from = click.option(
-    "--files-from", metavar="FILE", help="Read more SOURCEs from FILE, one a line ('-': standard input). DEST is then a folder."
+    "--files-from",
+    metavar="FILE",
+    help="Read more SOURCEs from FILE ('-': standard input), one a line or with a NUL behind each. DEST is then a folder; "
+    "the result of a/./b/c.npy is b/c.npy in it.",
+)
+failed_to = click.option(
+    "--failed-to", type=click.Path(), metavar="FILE", help="List the sources that failed in FILE, as --files-from takes it."
 )
 fail_fast = click.option("--fail-fast", is_flag=True, help="Stop a batch at the first source that fails.")
 progress = click.option(

@@ -22,8 +22,8 @@ def command(ctx: click.Context, /, source: str, dest: str, **given: Any) -> None
     The parameters are those in DEST.report.json where that report is of this very DEST, unless given here; else the defaults.
     """
     from leakycli.api import Options, recorded_parameters, verify
-    from leakycli.cli.progress import observer
     from leakycli.formats import parse_options
+    from leakycli.progress import observer
     from leakycli.report.terminal import comparison_values
 
     parameters = {name: given[name] for name in ("alpha", "dtype", "nan", "only", "skip")}

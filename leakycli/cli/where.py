@@ -12,8 +12,10 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
+from leakycli.cli.batch import placed
 from leakycli.destination.names import check_jobs
-from leakycli.errors import StorageError, UsageError, counted, listed, shown, storage_error
+from leakycli.errors import StorageError, UsageError, counted, shown, storage_error
+from leakycli.errors import listed as names
 from leakycli.formats import FORMATS, MAGIC, SUFFIXES, is_regular, is_stream, is_url, is_zarr, name_in
 
 
@@ -29,18 +31,20 @@ def resolve_jobs(
     sources: Iterable[str],
     dest: str,
     recursive: bool = False,
-    into_folder: bool = False,
     to: str | None = None,
+    listed: Iterable[str] | None = None,
     note: Callable[[str], None] = lambda text: None,
 ) -> list[Job]:
     """The jobs of `apply SOURCE... DEST`, in the order given (folders in sorted order).
 
-    DEST is a folder when it ends in "/", is an existing folder, when there are several sources, or `into_folder` says so. With
+    DEST is a folder when it ends in "/", is an existing folder, when there are several sources, or some are `listed` in a file. With
     `recursive`, a source that is a folder stands for the array files in it, and its tree is made again under DEST. note: takes one line
     for each kind of thing that is passed over. Raises UsageError (two sources for one destination, a folder without recursive, a command
     line that may mean two things) or StorageError (no such folder).
     """
-    sources = list(sources)
+    into_folder = listed is not None
+    entries = [*((source, None) for source in sources), *map(placed, listed or ())]
+    sources = [source for source, _ in entries]
     if not sources:
         text = (
             "no sources were given: the list is empty" if into_folder else f"DEST is missing after {shown(dest)}: name a SOURCE and a DEST"
@@ -68,8 +72,10 @@ def resolve_jobs(
     jobs: list[Job] = []
     passed: list[str] = []
     links: list[str] = []
-    for source in sources:
-        if os.path.isdir(source) and not is_zarr(source) and not source.rstrip("/").lower().endswith(".zarr"):
+    for source, place in entries:
+        if place is not None and (is_zarr(source) or not os.path.isdir(source)):
+            jobs.append(Job(source, _renamed(os.path.join(dest, place.rstrip("/")), to, is_zarr(source))))
+        elif os.path.isdir(source) and not is_zarr(source) and not source.rstrip("/").lower().endswith(".zarr"):
             jobs += _tree(source, dest, recursive, to, (passed, links))
         elif len(sources) > 1 and left_by_system(source):
             passed.append(source)
@@ -80,11 +86,11 @@ def resolve_jobs(
         else:
             jobs.append(Job(source, dest))
     if not jobs:
-        raise UsageError(f"{listed(passed)}: holds no array, but what macOS keeps beside files; name the arrays")
+        raise UsageError(f"{names(passed)}: holds no array, but what macOS keeps beside files; name the arrays")
     if passed:
-        note(f"skipped {counted(len(passed), 'file')} of macOS's own ('._*') without an array: {listed(passed)}")
+        note(f"skipped {counted(len(passed), 'file')} of macOS's own ('._*') without an array: {names(passed)}")
     if links:
-        note(f"did not follow {counted(len(links), 'link')} to folders: {listed(links)}; name a folder to take it, too")
+        note(f"did not follow {counted(len(links), 'link')} to folders: {names(links)}; name a folder to take it, too")
     if len(jobs) > 1:  # a single one looks after itself
         check_jobs((job.source, job.dest) for job in jobs)
     return jobs
@@ -125,31 +131,41 @@ def _tree(source: str, dest: str, recursive: bool, to: str | None, passed: tuple
         raise UsageError(f"{shown(source)}: has no name of its own; write {shown(source)}/ for what is in it, or its path from elsewhere")
     base = dest if name in ("", ".") else os.path.join(dest, name)
 
+    found = False
+    for path, zarr in _walk(source, passed):
+        found = True
+        yield Job(path, _renamed(os.path.join(base, os.path.relpath(path, source)), to, zarr))
+    if not found:
+        raise UsageError(f"{shown(source)}: holds no array files; their names end in {', '.join(SUFFIXES)}, so name others one by one")
+
+
+def arrays_in(source: str) -> tuple[str, ...]:
+    """The array files and Zarr stores in the folder `source`, in the order of their names; `source` itself where it is no such folder."""
+    if not os.path.isdir(source) or is_zarr(source):
+        return (source,)
+    return tuple(path for path, _ in _walk(source, ([], [])))
+
+
+def _walk(source: str, passed: tuple[list[str], list[str]]) -> Iterator[tuple[str, bool]]:
+    """What is in a folder that holds arrays, and whether it is a Zarr store. passed: see `_tree`."""
+
     def fail(error: OSError) -> None:
         raise storage_error(error, error.filename or source, "cannot read")
 
-    found = False
     for folder, subfolders, files in os.walk(source, onerror=fail):
         subfolders.sort()
         stores = [name for name in subfolders if is_zarr(os.path.join(folder, name))]
         # A store is one source, whatever is in it.
         subfolders[:] = [name for name in subfolders if name not in stores]
         passed[1].extend(path for name in subfolders if os.path.islink(path := os.path.join(folder, name)))
-        for name in stores:
-            found = True
-            path = os.path.join(folder, name)
-            yield Job(path, _renamed(os.path.join(base, os.path.relpath(path, source)), to, True))
+        yield from ((os.path.join(folder, name), True) for name in stores)
         for file in sorted(files):
             path = os.path.join(folder, file)
             if left_by_system(path):
                 if file.lower().endswith(SUFFIXES):
                     passed[0].append(path)
             elif file.lower().endswith(SUFFIXES) and not is_stream(path):
-                found = True
-                relative = os.path.relpath(path, source)
-                yield Job(path, _renamed(os.path.join(base, relative), to))
-    if not found:
-        raise UsageError(f"{shown(source)}: holds no array files; their names end in {', '.join(SUFFIXES)}, so name others one by one")
+                yield path, False
 
 
 def _renamed(dest: str, to: str | None, zarr: bool = False) -> str:

@@ -16,12 +16,16 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class RegionDone:
-    """A region is read, transformed and written."""
+    """A region is read, transformed and written. resumed: by an interrupted run, some time ago.
+
+    bytes_in, bytes_out: of its elements.
+    """
 
     source: str
     array: str
     bytes_in: int
     bytes_out: int
+    resumed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,9 @@ from leakycli.function.sample import sample_bytes, stride
 from leakycli.function.stats import Losses
 from leakycli.options import Options, ignored, place
 from leakycli.regions import Box, Presence, Span
-from leakycli.report.model import ArrayReport, Cost, Endpoint, Report, Statistics, plain
+from leakycli.report import renderer
+from leakycli.report.json import plain
+from leakycli.report.model import ArrayReport, Cost, Endpoint, Report, Statistics, Versions
 from leakycli.report.saved import saved_report
 
 if TYPE_CHECKING:
@@ -59,12 +61,6 @@ REQUESTS = 1.0
 
 #: Bytes of a `.npy` up to which a run is not worth resuming: its result is made without a name and a journal, where the system allows that.
 SMALL = 1 << 20
-
-#: What is near the beginning of each report.
-OURS = b'"tool": "leakycli"'
-
-#: Suffixes that `Options.reports` may have.
-REPORT_SUFFIXES = (".json",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +143,8 @@ class Job:
     def _check_paths(self) -> None:
         options = self._options
         for report in options.reports:
-            if report != "none" and not report.lower().endswith(REPORT_SUFFIXES):
-                raise UsageError(f"{shown(report)}: a report's suffix says its kind; it must end in {' or '.join(REPORT_SUFFIXES)}")
+            if report != "none":
+                renderer(report)
         stdout = self._dest_path == "-"
         for given, name in ((options.strict, "--strict"), (options.verify, "--verify"), (options.resume, "--resume")):
             if given and stdout:
@@ -208,7 +204,7 @@ class Job:
             if not formats.is_url(self._dest_path):
                 raise UsageError(f"{shown(path)}: a report goes to a URL only where the destination does (--report)")
             text = formats.read(self._located(path))
-            if text is not None and OURS not in text[:200]:
+            if text is not None and renderer(path).MARKER not in text[:200]:
                 raise UsageError(f"{shown(path)}: exists and is no report of leakycli; give --report another path, or --report none")
             return
         if not os.path.lexists(path):
@@ -221,7 +217,7 @@ class Job:
         if formats.is_regular(path):
             try:
                 with open(path, "rb") as file:
-                    ours = OURS in file.read(200)
+                    ours = renderer(path).MARKER in file.read(200)
             except OSError as error:
                 raise storage_error(error, path, "cannot read") from None
         if not ours:
@@ -447,9 +443,9 @@ class Job:
                 with formats.unchanged(self._source, self._source_path):
                     self._verify(destination.partial)
             report = self._report(results, identity, written, (started, time.perf_counter() - clock), past is not None)
+            texts = {path: renderer(path).render(report) for path in self._reports}
             hold.begin()
-            text = report.to_json()
-            for path in self._reports:
+            for path, text in texts.items():
                 destination.report(path, text, self._is_own(path))
             destination.publish(report.destination.identity, report.destination.bytes, self._target_warnings)
         observe(events.Finished(self._source_path))
@@ -542,7 +538,8 @@ class Job:
         """
         if not self._options.resume or not self._destination.finished:
             return None
-        report, why = saved_report(self._located(f"{self._dest_path}.report.json")), "no report says that it is what this run gives"
+        own = next((path for path in self._reports if path.lower().endswith(".json")), f"{self._dest_path}.report.json")
+        report, why = saved_report(self._located(own)), "no report says that it is what this run gives"
         if report is not None:
             then = {"source": report.source.identity, "parameters": report.parameters}
             now = plain({"source": self._identity(), "parameters": self._options.parameters()})
@@ -675,7 +672,7 @@ class Job:
     def _tell(self, plan: ArrayPlan[Any], bytes_in: int, bytes_out: int, observe: events.Observer) -> None:
         """Of what an earlier run has done."""
         self._worked_bytes += bytes_in
-        observe(events.RegionDone(self._source_path, plan.name, bytes_in, bytes_out))
+        observe(events.RegionDone(self._source_path, plan.name, bytes_in, bytes_out, resumed=True))
 
     def _note_member(self, member: Member, target: Target, result: ArrayResult | None) -> None:
         """In the journal: that it is finished."""
@@ -754,8 +751,9 @@ class Job:
             bytes_written=written,
             throughput=round((read + written) / seconds, 1) if seconds > 0 else 0.0,
             workers=planned.workers,
+            engine="threads",
             kernel=NAME,
-            codec_pipeline=", ".join(sorted({array.codec_pipeline for array in arrays if array.codec_pipeline})) or None,
+            codec_path=", ".join(sorted({array.codec_path for array in arrays if array.codec_path})) or None,
             memory_bound=planned.memory.bound,
             memory_projected=planned.memory.projected,
             memory_measured=system.peak_resident(),
@@ -768,6 +766,7 @@ class Job:
             destination=Endpoint(redacted(self._dest_path), self._format, written, fingerprint),
             arrays=arrays,
             cost=cost,
+            versions=Versions.here(),
             resumed=resumed,
             verified=self._options.verify,
             warnings=(*self._warnings(), *self._target_warnings, *_masked(arrays)),
@@ -826,7 +825,7 @@ def _array_report(
         chunks=None if chunking is None else chunking.chunks,
         shards=None if chunking is None else chunking.shards,
         codecs=None if chunking is None else chunking.codecs,
-        codec_pipeline=pipeline,
+        codec_path=pipeline,
         dtype_before=array.dtype.name,
         dtype_after=rule.dtype.name,
         factor=rule.factor,

@@ -140,20 +140,31 @@ def transform(x: Array, out: Array, rule: Rule) -> Losses:
     return kernel.take().losses
 
 
-def leaky_relu(x: ArrayLike, alpha: float = 0.2, dtype: DTypeLike | None = None, out: Array | None = None) -> Array:
+def leaky_relu(x: ArrayLike, alpha: float = 0.2, dtype: DTypeLike | None = None, out: Array | None = None, nan: int | None = None) -> Array:
     """Leaky ReLU of `x`, as `tf.nn.leaky_relu` computes it.
 
-    x: array of any shape, of floats (16, 32, 64 bits) or integers; 0-d and empty arrays are welcome. alpha: any finite number. dtype: type
-    of the result, one of `OUTPUTS`; by default that of a floating x, float32 for integers. out: where to put the result, of x's
-    shape (may be x itself). NaN stays NaN; an integer dtype has none and raises NanError.
+    x: array of any shape, of floats (16, 32, 64 bits) or integers; 0-d and empty arrays are welcome. A masked array gives a masked array:
+    masked elements stay masked, and are 0 beneath.
+    alpha: any finite number.
+    dtype: type of the result, one of `OUTPUTS`; by default that of a floating x, float32 for integers.
+    out: where to put the result, of x's shape (may be x itself).
+    nan: what NaN becomes in an integer dtype, which has none; without it NaN raises NanError there.
 
-    Raises UnsupportedError for other types of x, UsageError for an alpha or dtype that is not allowed.
+    Raises UnsupportedError for other types of x, UsageError for an alpha, dtype or nan that is not allowed, and for an out that would
+    lose a mask.
     """
+    mask = None
+    if isinstance(x, np.ma.MaskedArray):
+        if out is not None:
+            raise UsageError("out cannot hold the mask of a masked array; leave it out, or give x.filled(value)")
+        x, mask = x.filled(0), np.ma.getmaskarray(x).copy()
+    elif isinstance(out, np.ma.MaskedArray):
+        raise UsageError("out must be an array without a mask")
     x = np.asarray(x)
     if dtype is None and out is not None:
         dtype = out.dtype
-    rule = Rule.of(x.dtype, alpha, dtype)
+    rule = Rule.of(x.dtype, alpha, dtype, nan)
     if out is None:
         out = np.empty_like(x, dtype=rule.dtype, subok=False)
     transform(x, out, rule)
-    return out
+    return out if mask is None else np.ma.MaskedArray(out, mask)

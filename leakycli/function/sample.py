@@ -175,6 +175,26 @@ class _Sorted:
         """Of the numbers from `start` up to `stop`: the smallest that so many thousandths of them do not exceed."""
         return self[start + max(-(-(stop - start) * mille // 1000) - 1, 0)]
 
+    def scale(self, farthest: float) -> float | None:
+        """The magnitude below which a tenth of the numbers but zeros lie, where half of them are below a 200th of `farthest`; else None.
+
+        No less than `farthest` * 1e-12: what is nearer to zero is in one bin.
+        """
+        start, stop = self.below(-math.inf, right=True), self.below(math.inf)
+        zeros = self.below(0.0, right=True) - self.below(0.0)
+
+        def within(magnitude: float) -> int:
+            return min(self.below(magnitude, right=True), stop) - max(self.below(-magnitude), start) - zeros
+
+        others, low, high = stop - start - zeros, farthest * 1e-12, farthest / 200
+        if not low or 2 * within(high) < others or not others:
+            return None
+        # To a few per cent, which is enough for a scale.
+        while high > 1.05 * low:
+            middle = math.sqrt(low) * math.sqrt(high)
+            low, high = (low, middle) if 10 * within(middle) >= others else (middle, high)
+        return high
+
     def range(self) -> tuple[float, float] | None:
         """From the quantile of 0.1 to that of 99.9 % of the finite numbers."""
         start, stop = self.below(-math.inf, right=True), self.below(math.inf)
@@ -184,11 +204,19 @@ class _Sorted:
 
 
 def _edges(before: _Sorted, after: _Sorted) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Edges of the bins of both: the same, unless that would leave one with few bins."""
+    """Edges of the bins of both: the same, unless that would leave one with few bins.
+
+    Bins are equal, or widen away from zero where most numbers would be in one of them.
+    """
     ranges = before.range(), after.range()
     bins = min(max(math.isqrt(before.size), BINS[0]), BINS[1])
     if ranges[0] is None or ranges[1] is None:
         return tuple(() if r is None else _equal(*r, bins) for r in ranges)  # type: ignore[return-value]
+    scale = before.scale(max(map(abs, ranges[0])))
+    if scale is not None:
+        low, high = min(r[0] for r in ranges if r), max(r[1] for r in ranges if r)
+        widening = _widening(low, high, scale, bins)
+        return widening, widening
     low, high = min(r[0] for r in ranges if r), max(r[1] for r in ranges if r)
     # Halves: the difference of the largest numbers is none.
     narrowest = min(r[1] / 2 - r[0] / 2 for r in ranges if r)
@@ -196,6 +224,13 @@ def _edges(before: _Sorted, after: _Sorted) -> tuple[tuple[float, ...], tuple[fl
         shared = _equal(low, high, bins)
         return shared, shared
     return _equal(*ranges[0], bins), _equal(*ranges[1], bins)
+
+
+def _widening(low: float, high: float, scale: float, bins: int) -> tuple[float, ...]:
+    """Edges of bins that are equal in asinh(x / scale): linear about zero, logarithmic away from it."""
+    first, last = math.asinh(low / scale), math.asinh(high / scale)
+    inner = (scale * math.sinh(first + (last - first) * k / bins) for k in range(1, bins))
+    return low, *(min(max(edge, low), high) for edge in inner), high
 
 
 def _equal(low: float, high: float, bins: int) -> tuple[float, ...]:

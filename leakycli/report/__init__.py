@@ -1,5 +1,6 @@
-"""The report of a run: what was done, what is in the arrays before and after, what it cost."""
+"""The report of a run: what was done, what is in the arrays before and after, what it took."""
 
-from leakycli.report.model import ArrayReport, Cost, Endpoint, Report, Statistics
+from leakycli.report.model import ArrayReport, Cost, Distribution, Endpoint, Report, Statistics, Versions
+from leakycli.report.renderers import RENDERERS, renderer
 
-__all__ = ["ArrayReport", "Cost", "Endpoint", "Report", "Statistics"]
+__all__ = ["RENDERERS", "ArrayReport", "Cost", "Distribution", "Endpoint", "Report", "Statistics", "Versions", "renderer"]

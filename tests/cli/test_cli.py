@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Any
 import click
 import numpy as np
 import pytest
+import zarr
 
 import leakycli as package
 from leakycli import Options, apply
@@ -25,6 +27,7 @@ from leakycli.function.rule import OUTPUTS
 from tests.conftest import Run
 from tests.formats.test_bad_input import check_line, snapshot
 from tests.formats.test_npy import defined
+from tests.kit.schema import validate_info
 
 X = np.array([[-2, -1, 0], [1, 2, 3]], np.float32)
 
@@ -278,7 +281,7 @@ def test_losses_are_shown(run: Command) -> None:
     np.save("in.npy", np.array([1e10, np.nan], np.float32))
     out = run("apply", "in.npy", "out.npy", "--dtype", "int32", "--nan", "-1", "--overwrite")[1]
     assert "1 clipped" in out
-    assert "1 nan replaced" in out
+    assert "1 NaN replaced" in out
     assert np.load("out.npy").tolist() == [2**31 - 1, -1]
 
 
@@ -352,7 +355,9 @@ def test_json_of_a_batch_is_one_strict_line_per_source(run: Command) -> None:
     Path("out").mkdir()
     code, out, err = run("apply", "in.npy", "bad.npy", "more/a.npy", "out", "--json")
     assert code == 6
-    good, bad, also_good = map(strict, out.splitlines())
+    good, bad, also_good, last = map(strict, out.splitlines())
+    assert (last["total"]["done"], last["total"]["failed"], last["total"]["elements"]) == (2, 1, 12)
+    assert last["total"]["failures"] == [bad]
     assert (good["source"]["path"], also_good["source"]["path"]) == ("in.npy", "more/a.npy")
     assert (bad["source"], bad["exit_code"]) == ("bad.npy", 3)
     assert "bad.npy" in bad["error"]
@@ -370,28 +375,34 @@ def test_json_names_what_cannot_be_text(run: Command) -> None:
     strict(out.encode().decode())
 
 
-def test_standard_output_is_not_mixed_with_the_report(leakycli: Run, tmp_path: Path) -> None:
+def test_a_filter_is_silent_but_for_what_may_be_wrong(leakycli: Run, tmp_path: Path) -> None:
     np.save(tmp_path / "in.npy", X)
     done = leakycli("apply", "in.npy", "-")
     apply(str(tmp_path / "in.npy"), str(tmp_path / "out.npy"))
     assert done.stdout == (tmp_path / "out.npy").read_bytes()
-    assert b"2 x 3 float32" in done.stderr
+    assert done.stderr == b""
+    np.save(tmp_path / "large.npy", np.array([1e300, 1.0]))
+    done = leakycli("apply", "large.npy", "-", "--dtype", "float32")
+    assert (done.returncode, done.stderr) == (0, b"leakycli: lost in the cast: 1 overflowed\n")
 
 
 def test_progress_as_json_is_lines_of_events_on_standard_error(leakycli: Run, tmp_path: Path) -> None:
     np.save(tmp_path / "in.npy", np.zeros(5_000_000, np.float32))
     done = leakycli("apply", "in.npy", "out.npy", "--progress", "json", "--json")
     events = [strict(line) for line in done.stderr.decode().splitlines()]
-    assert [event["event"] for event in events] == ["Started", "RegionDone", "RegionDone", "RegionDone", "Finished"]
+    assert [event["event"] for event in events] == ["started", "region_done", "region_done", "region_done", "finished"]
     assert {event["source"] for event in events} == {"in.npy"}
-    assert sum(event["bytes_in"] for event in events if event["event"] == "RegionDone") == events[0]["bytes_in"] == 20_000_000
+    assert sum(event["bytes_in"] for event in events if event["event"] == "region_done") == events[0]["bytes_in"] == 20_000_000
+    assert [event["done"] for event in events] == sorted(event["done"] for event in events)
+    assert {event["total"] for event in events} == {20_000_000}
+    assert all(event["time"].endswith("+00:00") for event in events)
     assert strict(done.stdout.decode())["tool"] == "leakycli"
 
 
 def test_progress_plain_is_lines_on_standard_error(run: Command) -> None:
     code, out, err = run("apply", "in.npy", "out.npy", "--progress", "plain")
     assert code == 0
-    assert err.splitlines() == ["in.npy: 100 % of 0.0 MB"]
+    assert err.splitlines() == ["in.npy: done"]
     assert "in.npy -> out.npy" in out
 
 
@@ -525,7 +536,9 @@ def test_each_result_of_a_batch_has_one_line(run: Command) -> None:
     tree("more", ["a.npy"])
     code, out, err = run("apply", "in.npy", "more/a.npy", "out")
     assert (code, err) == (0, "")
-    assert out.splitlines() == ["in.npy -> out/in.npy: 6 elements", "more/a.npy -> out/a.npy: 6 elements"]
+    *lines, total = out.splitlines()
+    assert lines == ["in.npy -> out/in.npy: 6 elements", "more/a.npy -> out/a.npy: 6 elements"]
+    assert total.startswith("2 sources: 2 done; 12 elements; 304 bytes read, 304 bytes written, ")
 
 
 @pytest.mark.parametrize(
@@ -582,7 +595,7 @@ def test_a_file_is_as_good_with_recursive(run: Command) -> None:
 def test_a_tree_is_taken_in_the_order_of_its_names(run: Command) -> None:
     tree("tree", ["b.npy", "a.npy", "z/a.npy", "c/b.npy", "c/a.npy"])
     out = run("apply", "-r", "tree", "out")[1]
-    assert [line.split(" -> ")[0] for line in out.splitlines()] == [
+    assert [line.split(" -> ")[0] for line in out.splitlines()[:-1]] == [
         f"tree/{name}" for name in ("a.npy", "b.npy", "c/a.npy", "c/b.npy", "z/a.npy")
     ]
 
@@ -649,7 +662,12 @@ def test_a_batch_goes_on_after_a_source_that_fails(run: Command) -> None:
     Path("out/a.npy").write_bytes(b"precious")
     code, out, err = run("apply", "in.npy", "bad.npy", "missing.npy", "more/a.npy", "out")
     assert code == 6
-    assert out.splitlines() == ["in.npy -> out/in.npy: 6 elements"]
+    first, total, *failed = out.splitlines()
+    assert first == "in.npy -> out/in.npy: 6 elements"
+    assert total.startswith("4 sources: 1 done, 3 failed; 6 elements; ")
+    for line, name in zip(failed, ("bad.npy: ", "missing.npy", "out/a.npy: exists"), strict=True):
+        assert line.startswith("failed: ")
+        assert name in line
     lines = err.splitlines(keepends=True)
     for line, name in zip(lines, ("bad.npy", "missing.npy", "out/a.npy", "3 of 4"), strict=True):
         check_line(line, name)
@@ -663,7 +681,8 @@ def test_fail_fast_stops_at_the_first_source_that_fails(run: Command) -> None:
     Path("out").mkdir()
     code, out, err = run("apply", "in.npy", "bad.npy", "more/a.npy", "more/b.npy", "out", "--fail-fast")
     assert code == 6
-    assert out.splitlines() == ["in.npy -> out/in.npy: 6 elements"]
+    assert out.splitlines()[0] == "in.npy -> out/in.npy: 6 elements"
+    assert out.splitlines()[1].startswith("4 sources: 1 done, 1 failed, 2 not begun; ")
     assert results("out") == ["in.npy"]
     lines = err.splitlines(keepends=True)
     check_line(lines[0], "bad.npy")
@@ -697,11 +716,45 @@ def test_a_batch_of_one_keeps_its_own_exit_code(run: Command) -> None:
 
 def test_info_tells_what_is_there(run: Command) -> None:
     np.save("F.npy", np.zeros((3, 4), ">i4", order="F"))
-    code, out, err = run("info", "in.npy", "F.npy")
+    code, out, err = run("info", "F.npy")
     assert (code, err) == (0, "")
-    assert [line for line in out.splitlines() if "in.npy" in line or "F.npy" in line] == ["in.npy: npy, 152 bytes", "F.npy: npy, 176 bytes"]
-    assert "2 x 3 float32, C order, 6 elements, 24 bytes" in out
-    assert "3 x 4 int32, F order, byte-swapped, 12 elements, 48 bytes" in out
+    assert out.splitlines() == ["F.npy: npy, 176 bytes", "  3 x 4 int32, F order, byte-swapped, 12 elements, 48 bytes"]
+
+
+def test_info_of_several_is_one_table(run: Command) -> None:
+    np.save("F.npy", np.zeros((3, 4), ">i4", order="F"))
+    np.savez("two.npz", a=np.arange(2.0), s=np.array(["x"]))
+    zarr.create_array("z.zarr", data=np.zeros((4, 4), np.float32), chunks=(2, 2))
+    code, out, err = run("info", "in.npy", "F.npy", "two.npz", "z.zarr")
+    assert (code, err) == (0, "")
+    head, *lines = out.splitlines()
+    assert head.split() == ["source", "shape", "type", "stored", "as", "elements", "size"]
+    rows = [re.split(r"  +", line.strip()) for line in lines]
+    assert rows[0] == ["in.npy", "2 x 3", "float32", "C order", "6", "152 bytes"]
+    assert rows[1] == ["F.npy", "3 x 4", "int32", "F order, byte-swapped", "12", "176 bytes"]
+    assert rows[2][:3] == ["two.npz", "npz, 1 array", "2"]
+    assert rows[3] == ["a", "2", "float64", "C order", "2", "16 bytes"]
+    assert rows[4][0] == "s"
+    assert rows[4][1].startswith("not supported: ")
+    assert rows[5][:5] == ["z.zarr", "4 x 4", "float32", "chunks 2 x 2, zstd:0", "16"]
+    assert {line.index("C order") for line in lines if "C order" in line} == {lines[1].index("F order")}
+
+
+def test_info_of_a_tree(run: Command) -> None:
+    tree("tree", ["b.npy", "z/a.npy"])
+    code, out, _ = run("info", "-r", "tree", "in.npy")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()[1:]] == ["tree/b.npy", "tree/z/a.npy", "in.npy"]
+    code, _, err = run("info", "tree")
+    assert code == 1
+    check_line(err, "tree")
+    code, out, _ = run("info", "-r", "tree", "--json")
+    for line in out.splitlines():
+        validate_info(strict(line))
+    Path("empty").mkdir()
+    code, _, err = run("info", "-r", "empty")
+    assert code == 2
+    check_line(err, "empty: holds no array files")
 
 
 def test_info_as_json(run: Command) -> None:
@@ -710,6 +763,8 @@ def test_info_as_json(run: Command) -> None:
     code, out, err = run("info", "in.npy", "F.npy", "scalar.npy", "--json")
     assert (code, err) == (0, "")
     first, second, third = map(strict, out.splitlines())
+    for values in (first, second, third):
+        validate_info(values)
     assert (first["path"], first["format"], first["bytes"]) == ("in.npy", "npy", 152)
     expected = {"name": "", "shape": [3, 4], "dtype": "int32", "byte_order": "swapped", "order": "F", "elements": 12, "bytes": 48}
     assert expected.items() <= second["arrays"][0].items()

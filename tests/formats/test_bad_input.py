@@ -581,8 +581,9 @@ def test_hostile_names_of_good_files_work_and_are_shown_escaped(leakycli: Run, t
     (tmp_path / "out").mkdir()
     done = leakycli("apply", "--progress", "plain", "--", *HOSTILE.values(), "out", env={"PYTHONIOENCODING": "utf-8"})
     assert done.returncode == 0, done.stderr
-    for stream in (done.stdout, done.stderr):
-        lines = stream.decode().splitlines()
+    *results, total = done.stdout.decode().splitlines()
+    assert total.startswith(f"{len(HOSTILE)} sources: {len(HOSTILE)} done; ")
+    for lines in (results, done.stderr.decode().splitlines()):
         assert len(lines) == len(HOSTILE)
         for line, name in zip(lines, HOSTILE.values(), strict=True):
             assert line.isprintable()
@@ -629,7 +630,7 @@ def test_a_null_byte_in_a_list_of_files(leakycli: Run, tmp_path: Path, given: st
 # Everything that a run needs is imported while the process may still read it.
 _AS_NOBODY = """
 import os, sys
-import leakycli.api, leakycli.cli.where, leakycli.cli.apply, leakycli.cli.info, leakycli.cli.progress, leakycli.cli.verify
+import leakycli.api, leakycli.cli.where, leakycli.cli.apply, leakycli.cli.info, leakycli.progress, leakycli.cli.verify
 import leakycli.engine.verify, leakycli.report.terminal, leakycli.formats.npz
 from leakycli.cli import _run
 import rich.console, rich.table, json, concurrent.futures.thread

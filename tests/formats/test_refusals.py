@@ -72,6 +72,7 @@ def method(number: int) -> bytes:
     return bytes(data)
 
 
+# The same bytes in every process: they are in the names of tests.
 GZIP, ZIP = gzip.compress(saved(X), mtime=0), npz(a=X, b=X)
 NIFTI = struct.pack("<i", 348) + bytes(340) + b"n+1\0" + bytes(100)
 

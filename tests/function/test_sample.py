@@ -121,6 +121,22 @@ def test_both_sides_share_their_edges_where_the_range_allows() -> None:
         assert all(sum(count > 0 for count in side.counts) >= 10 for side in (before, after))
 
 
+def test_bins_widen_where_most_numbers_would_be_in_one() -> None:
+    x = np.random.default_rng(0).normal(size=20_000)
+    rule = Rule.of("float64", 0.2)
+    histograms = [found.histogram for found in distributions(rule, np.exp(4 * x) * np.sign(x))]
+    assert histograms[0].edges == histograms[1].edges
+    for histogram in histograms:
+        widths = np.diff(histogram.edges)
+        assert widths.max() > 1000 * widths.min()
+        assert list(histogram.edges) == sorted(histogram.edges)
+        assert max(histogram.counts) < 4000
+    # Zeros are in one bin whatever its width, and normal numbers fill equal ones.
+    for plain in (x, np.where(np.arange(x.size) % 20, 0, x)):
+        widths = np.diff(distributions(rule, plain)[0].histogram.edges)
+        assert widths.max() < 1.01 * widths.min()
+
+
 @pytest.mark.parametrize("value", [0.0, 5.0, -1e30, 1.7e308, -1.7e308, 5e-324])
 def test_constant_data_have_a_bin(value: float) -> None:
     histogram = distributions(Rule.of("float64", 1.0), np.full(50, value))[0].histogram
@@ -161,5 +177,7 @@ def test_the_sample_is_every_nth_of_the_array_however_it_is_cut(monkeypatch: pyt
         options = Options(workers=workers, overwrite=True)
         before = leakycli.apply(str(tmp_path / name), str(tmp_path / f"out{name[2:]}"), options).arrays[0].before
         assert before is not None
+        assert before.histogram is not None
+        assert before.quantiles is not None
         assert before.histogram.sampled == expected.size
         assert before.quantiles["50"] == expected[math.ceil(expected.size / 2) - 1]

@@ -122,9 +122,7 @@ def test_a_hierarchy_goes_through_s3_as_it_goes_through_folders(bucket: str, tmp
     leakycli.apply(url, "from.zarr")
     there = leakycli.apply(str(source), f"s3://{bucket}/to/b.zarr", Options(verify=True))
     leakycli.apply(url, f"s3://{bucket}/c.zarr", Options(verify=True))
-    assert [replace(array, codec_pipeline=None) for array in there.arrays] == [
-        replace(array, codec_pipeline=None) for array in expected.arrays
-    ]
+    assert [replace(array, codec_path=None) for array in there.arrays] == [replace(array, codec_path=None) for array in expected.arrays]
     wanted = local_files(tmp_path / "expected.zarr")
     for found in (local_files(tmp_path / "from.zarr"), *(objects(bucket, under) for under in ("to/b.zarr/", "c.zarr/"))):
         named = {key.removeprefix("to/b.zarr/").removeprefix("c.zarr/"): data for key, data in found.items()}

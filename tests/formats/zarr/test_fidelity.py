@@ -872,4 +872,5 @@ def test_missing_elements_are_transformed_and_counted_apart(tmp_path: Path, zarr
         assert (side.min, side.max) == (present.min(), present.max())
         assert side.mean == pytest.approx(present.mean(), rel=1e-9)
         assert side.std == pytest.approx(present.std(), rel=1e-9)
+        assert side.histogram is not None
         assert side.histogram.sampled == present.size

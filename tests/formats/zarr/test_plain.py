@@ -75,7 +75,7 @@ def test_files_are_those_that_zarr_writes(store: tuple[Array, tuple[int, ...], i
     expected = chunks_in(made(tmp_path / "expected.zarr", y, chunks, version, document["fill_value"]))
     assert chunks_in(tmp_path / "out.zarr") == {key: held for key, held in expected.items() if key not in gone}
     assert np.asarray(zarr.open_array(tmp_path / "out.zarr", mode="r")[...]).tobytes() == y.tobytes()
-    assert report.arrays[0].codec_pipeline is None
+    assert report.arrays[0].codec_path is None
     # To where missing chunks are elements like others.
     leakycli.apply(str(source), str(tmp_path / "out.npy"), Options(overwrite=True, dtype=dtype))
     assert np.load(tmp_path / "out.npy").tobytes() == y.tobytes()
@@ -178,7 +178,7 @@ def test_only_what_is_not_coded_is_plain(plain: bool, options: dict[str, Any], t
         reader = job._source.reader(job._source.members[0])
         assert isinstance(reader, PlainReader) == plain
     report = leakycli.apply(str(tmp_path / "in.zarr"), str(tmp_path / "out.zarr"), Options(verify=True))
-    assert (report.arrays[0].codec_pipeline is None) == plain
+    assert (report.arrays[0].codec_path is None) == plain
     x = np.asarray(array[...])
     for dest, dtype in (("out.zarr", None), ("double.zarr", "float64")):
         leakycli.apply(str(tmp_path / "in.zarr"), str(tmp_path / dest), Options(dtype=dtype, overwrite=True))
