@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from leakycli import stopping
+from leakycli.cli import completion
 from leakycli.cli import options as o
+from leakycli.cli.environment import Command
 from leakycli.errors import BatchError, LeakyError, StorageError, UsageError, let_go, redacted, shown, visible
 
 if TYPE_CHECKING:
@@ -28,9 +30,9 @@ if TYPE_CHECKING:
     from leakycli.report.model import Report
 
 
-@click.command("apply", short_help="Write the leaky ReLU of SOURCE to DEST.")
-@click.argument("sources", nargs=-1, metavar="SOURCE...")
-@click.argument("dest", metavar="DEST")
+@click.command("apply", cls=Command, short_help="Write the leaky ReLU of SOURCE to DEST.")
+@click.argument("sources", nargs=-1, metavar="SOURCE...", shell_complete=completion.files)
+@click.argument("dest", metavar="DEST", shell_complete=completion.files)
 @o.stacked(o.alpha, o.dtype, o.nan, o.strict, o.workers, o.memory, o.only, o.skip, o.to)
 @o.stacked(o.chunks, o.shards, o.compressor, o.zarr_format, o.no_provenance)
 @o.stacked(

@@ -21,6 +21,8 @@ from typing import Any, TypeVar
 
 import click
 
+from leakycli.cli import completion
+
 F = TypeVar("F", bound=Callable[..., Any])
 Decorator = Callable[[F], F]
 
@@ -63,16 +65,30 @@ nan = click.option("--nan", type=int, metavar="N", help="What NaN becomes in an 
 strict = click.option("--strict", is_flag=True, help="Write nothing if a value overflows or is clipped in --dtype.")
 workers = click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Threads. [default: as many as may run at once]")
 memory = click.option(
-    "--memory", callback=_size, metavar="SIZE", help="Bound on peak memory, as in 256M. [default: 512M, or what it needs]"
+    "--memory",
+    callback=_size,
+    metavar="SIZE",
+    help="Bound on peak memory, as in 256M. [default: 512M, or what it needs]",
+    shell_complete=completion.one_of("256M", "512M", "1G", "2G", "4G"),
 )
 overwrite = click.option(
     "--overwrite", is_flag=True, allow_from_autoenv=False, help="Replace DEST if it exists; the old one stays until the new is complete."
 )
 verify = click.option("--verify", is_flag=True, help="Read the result back and compare it before it is published.")
 only = click.option(
-    "--only", multiple=True, metavar="PATTERN", help="Transform only the arrays of this name; may be repeated. Others are copied."
+    "--only",
+    multiple=True,
+    metavar="PATTERN",
+    help="Transform only the arrays of this name; may be repeated. Others are copied.",
+    shell_complete=completion.members,
 )
-skip = click.option("--skip", multiple=True, metavar="PATTERN", help="Copy the arrays of this name as they are; may be repeated.")
+skip = click.option(
+    "--skip",
+    multiple=True,
+    metavar="PATTERN",
+    help="Copy the arrays of this name as they are; may be repeated.",
+    shell_complete=completion.members,
+)
 to = click.option("--to", type=click.Choice(("npy", "npz", "zarr")), help="Format of the results in a folder, or of '-'.")
 chunks = click.option(
     "--chunks", callback=_shape, metavar="N,N,...", help="Zarr: shape of a chunk. [default: as in SOURCE, else about 4 MiB]"
@@ -83,6 +99,7 @@ compressor = click.option(
     metavar="NAME",
     help="Zarr: none, zstd:5, gzip:6, blosc-lz4:5:shuffle. .npz: stored, deflate, deflate:1 to deflate:9. "
     "[default: as in SOURCE, else zstd for Zarr, stored for .npz]",
+    shell_complete=completion.one_of("none", "zstd:5", "gzip:6", "blosc-lz4:5:shuffle", "blosc-zstd:5:shuffle", "stored", "deflate"),
 )
 zarr_format = click.option(
     "--zarr-format", type=click.Choice(("2", "3")), help="Zarr: version of the format. [default: as in SOURCE, else 3]"
@@ -106,10 +123,14 @@ storage_option = click.option(
     multiple=True,
     metavar="KEY=VALUE",
     help="An option of the file system behind a URL, as fsspec has it (anon=true, endpoint_url=...); may be repeated.",
+    shell_complete=completion.one_of("anon=true", "endpoint_url=", "profile="),
 )
 recursive = click.option("--recursive", "-r", is_flag=True, help="Take the arrays in folders, and make the same tree in DEST.")
 files_from = click.option(
-    "--files-from", metavar="FILE", help="Read more SOURCEs from FILE, one a line ('-': standard input). DEST is then a folder."
+    "--files-from",
+    metavar="FILE",
+    help="Read more SOURCEs from FILE, one a line ('-': standard input). DEST is then a folder.",
+    shell_complete=completion.files,
 )
 fail_fast = click.option("--fail-fast", is_flag=True, help="Stop a batch at the first source that fails.")
 progress = click.option(
