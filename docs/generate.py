@@ -313,6 +313,7 @@ def generated() -> dict[str, str]:
         "docs/cli.md": cli_page(),
         "docs/leakycli.1": man_page(),
         "docs/api.md": api_page(),
+        "README.md": between("README.md", "exit codes", exit_codes()),
         "docs/semantics.md": between("docs/semantics.md", "frameworks", frameworks()),
     }
 
