@@ -37,7 +37,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Types, strictly."""
-    session.install("-e", ".[dev]")
+    session.install("-e", ".[test,remote-tests]", "mypy>=1.11")
     session.run("mypy")
 
 
