@@ -147,6 +147,22 @@ def test_names_come_from_sources_that_can_be_read_at_once(leakycli: Run, folder:
     assert candidates(leakycli, line) == expected
 
 
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("leakycli comp", ["completion"]),
+        ("leakycli completion ", ["bash", "zsh", "fish"]),
+        ("leakycli apply --compressor gz", ["gzip:6"]),
+        ("leakycli apply --memory 5", ["512M"]),
+        ("leakycli apply --dtype int", ["int32", "int64"]),
+        ("leakycli apply --strict --str", []),
+        ("leakycli apply --skip x --ski", ["--skip"]),
+    ],
+)
+def test_values_and_options_are_candidates(leakycli: Run, line: str, expected: list[str]) -> None:
+    assert candidates(leakycli, line) == expected
+
+
 def test_a_command_that_does_not_exist_is_answered_with_a_similar_one(leakycli: Run, folder: Path) -> None:
     for words, expected in (("aply", b"did you mean 'apply'?"), ("in.npy", b"leakycli apply SOURCE DEST"), ("x", b"apply, info, verify")):
         done = leakycli(*words.split())
