@@ -39,8 +39,8 @@ VARIABLES = {
 
 EXIT_CODES = {
     "0": "done",
-    "1": "failed: input/output, permission, no space, source changed",
-    "2": "usage: options, paths, DEST exists, unfinished or in use, memory bound too small",
+    "1": "failed: input/output, a path that is missing or cannot be opened, permission, no space, source changed",
+    "2": "usage: options, names that clash, DEST exists, is unfinished or in use, memory limit too small",
     "3": "the input is corrupt or of a kind that is not supported",
     "4": "the cast lost something: NaN to integer, or `--strict`",
     "5": "`verify` or `--verify` found a difference",

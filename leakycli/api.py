@@ -9,25 +9,27 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from leakycli import formats
 from leakycli.engine import events
 from leakycli.engine.executors import ForkedExecutor
-from leakycli.engine.job import Job
-from leakycli.engine.plan import Plan
-from leakycli.errors import UsageError, shown
-from leakycli.formats import Member, Usage
+from leakycli.engine.job import Job, Preview
+from leakycli.engine.selection import refuse_unmet
+from leakycli.errors import LeakyError, UsageError, let_go, shown
+from leakycli.formats import ArrayInfo, Member, Usage
 from leakycli.function.rule import OUTPUTS
-from leakycli.options import Options
+from leakycli.options import Options, ignored
 from leakycli.report.model import Report
 
 if TYPE_CHECKING:
     from leakycli.engine.verify import Comparison
 
-__all__ = ["Options", "SourceInfo", "apply", "dry_run", "info", "recorded_parameters", "verify"]
+__all__ = ["Options", "SourceInfo", "apply", "check_patterns", "dry_run", "info", "recorded_parameters", "verify"]
 
 
 def apply(
@@ -49,20 +51,47 @@ def apply(
         return job.run(observe)
 
 
-def dry_run(source: str, dest: str, options: Options | None = None) -> Plan:
+def dry_run(source: str, dest: str, options: Options | None = None, processes: ForkedExecutor | None = None) -> Preview:
     """What `apply` would do, after the same checks; nothing is written."""
-    with Job(source, dest, options or Options()) as job:
-        return job.plan
+    with Job(source, dest, options or Options(), processes) as job:
+        job.check()
+        return job.preview()
+
+
+def check_patterns(sources: Iterable[str], options: Options) -> Options:
+    """`options` for each of the `sources` of a batch. Raises UsageError where a pattern of theirs meets no array in any source.
+
+    Sources are opened until each pattern is met. A stream, which can be read once, holds an array without a name.
+    """
+    sources = list(sources)
+
+    def members(source: str) -> tuple[Member, ...] | None:
+        if formats.is_stream(source):
+            return (Member("", "", ArrayInfo("", (), np.dtype(np.float32))),)
+        try:
+            with contextlib.closing(formats.open_source(formats.located(source, options.storage_options))) as opened:
+                return opened.members
+        except LeakyError as error:
+            let_go(error)
+            return None
+
+    if options.only or options.skip:
+        refuse_unmet(options.selection, map(members, sources), len(sources))
+    return replace(options, patterns_met=True)
 
 
 @dataclass(frozen=True, slots=True)
 class SourceInfo:
-    """What is at a path. bytes: its size, None for a stream. usage: what each chunked array takes, by the member's key."""
+    """What is at a path. bytes: its size, None for a stream. usage: what each chunked array takes, by the member's key.
+
+    warnings: of what is odd, or is ignored.
+    """
 
     format: str
     members: tuple[Member, ...]
     bytes: int | None
     usage: dict[str, Usage]
+    warnings: tuple[str, ...] = ()
 
 
 def info(source: str, storage_options: Mapping[str, Any] | None = None) -> SourceInfo:
@@ -72,7 +101,7 @@ def info(source: str, storage_options: Mapping[str, Any] | None = None) -> Sourc
         size = opened.identity().get("bytes")
         if size is None and usage:
             size = sum(found.bytes for found in usage.values())
-        return SourceInfo(opened.format, opened.members, size, usage)
+        return SourceInfo(opened.format, opened.members, size, usage, (*opened.warnings, *ignored(source, opened.members)))
 
 
 def verify(source: str, dest: str, options: Options | None = None, observe: events.Observer = events.ignore) -> Comparison:
@@ -89,6 +118,8 @@ def verify(source: str, dest: str, options: Options | None = None, observe: even
     with (
         contextlib.closing(formats.open_source(formats.located(source, options.storage_options))) as opened,
         contextlib.closing(formats.open_source(formats.located(dest, options.storage_options))) as found,
+        formats.unchanged(opened, source),
+        formats.unchanged(found, dest),
     ):
         return compare_sources((source, opened), (dest, found), options, observe)
 

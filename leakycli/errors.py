@@ -111,6 +111,11 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(several[:10]) + (", ..." if len(several) > 10 else "")
 
 
+def counted(number: int, what: str) -> str:
+    """ "1 element", "2 elements"."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def storage_error(error: OSError, path: str | os.PathLike[str], doing: str) -> StorageError:
     """The system's `error` as one line that names `path` and what was being done, as in "cannot read"."""
     found = StorageError(f"{doing} {shown(path)}: {error.strerror or error}")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any
 
 from leakycli import system
 from leakycli.engine.executors import ForkedExecutor
 from leakycli.engine.plan import ArrayPlan, Plan, plan_run
-from leakycli.errors import LeakyError, UsageError, listed, shown
-from leakycli.formats import ArrayInfo, Layout, Member
+from leakycli.engine.selection import Selection
+from leakycli.errors import LeakyError, UsageError, shown
+from leakycli.formats import ArrayInfo, Layout, Member, behind_text
 from leakycli.function.rule import Rule
 
 #: Workers for what is behind a URL, where memory allows; each has several requests in flight.
@@ -29,7 +29,9 @@ class Options:
     overwrite: an existing destination may be replaced.
     verify: read the result back and compare before it is published.
     parents: make the destination's folder.
-    only, skip: patterns (as a shell's) of the names of arrays to transform; others are copied.
+    only, skip: names, or patterns (as a shell's) of names, of arrays to transform and of arrays not to; those that are not are copied. One
+    that meets no array is an error.
+    patterns_met: it is known that each meets an array in some source of a batch (see `api.check_patterns`), so that one may meet none here.
     to: "npy", "npz" or "zarr", for standard output or in a folder.
     compressor: of a `.npz` "stored", "deflate" or "deflate:LEVEL"; of Zarr "none", "zstd:LEVEL", "gzip:LEVEL" or
     "blosc-CODEC:LEVEL:SHUFFLE"; by default as the source has it.
@@ -53,6 +55,7 @@ class Options:
     parents: bool = False
     only: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
+    patterns_met: bool = field(default=False, compare=False)
     to: str | None = None
     compressor: str | None = None
     chunks: tuple[int, ...] | None = None
@@ -83,48 +86,38 @@ class Options:
         except LeakyError as error:
             raise type(error)(f"{place(path, info.name)}{error}") from None
 
-    def choose(self, members: tuple[Member, ...], path: str) -> tuple[Member, ...]:
-        """The members of the source at `path` that are to be transformed: the arrays that `only` and `skip` let through.
+    @property
+    def selection(self) -> Selection:
+        """Which arrays are transformed."""
+        return Selection(self.only, self.skip, self.patterns_met)
 
-        Raises UsageError where none is left or a pattern of `only` meets no array, and the error of a chosen array that cannot be read, or
-        is to be named by its own path and was not.
+    def plan(
+        self, arrays: tuple[ArrayPlan[Any], ...], processes: ForkedExecutor | None = None, remote: bool = False, held: int = 0
+    ) -> Plan:
+        """The plan for `arrays` on this machine, now. processes: to be used instead of threads. remote: workers wait a lot.
+
+        held: bytes that are held beside the arrays.
         """
-        arrays = [member for member in members if member.array is not None or member.problem is not None]
-        names = listed(member.name for member in arrays)
-        for pattern in self.only:
-            if not any(fnmatchcase(member.name, pattern) for member in arrays):
-                raise UsageError(f"{shown(path)}: no array is named {shown(pattern)} (--only); there are: {names}")
-        chosen = tuple(
-            member
-            for member in arrays
-            if (any(fnmatchcase(member.name, pattern) for pattern in self.only) if self.only else member.unasked)
-            and not any(fnmatchcase(member.name, pattern) for pattern in self.skip)
-        )
-        if not chosen:
-            hint = "--only, --skip" if self.only or self.skip else "none is of floats that are no coordinates; name them with --only"
-            raise UsageError(f"{shown(path)}: no array is left to transform ({hint}); there are: {names}")
-        for member in chosen:
-            if member.problem is not None:
-                raise member.problem
-            if member.reserved is not None and member.name and member.name not in self.only:
-                raise member.reserved
-        return chosen
-
-    def plan(self, arrays: tuple[ArrayPlan[Any], ...], processes: ForkedExecutor | None = None, remote: bool = False) -> Plan:
-        """The plan for `arrays` on this machine, now. processes: to be used instead of threads. remote: workers wait a lot."""
         if self.workers is not None and self.workers < 1:
             raise UsageError(f"workers must be at least 1, not {self.workers}")
         workers = self.workers or max(system.cpus(), REMOTE_WORKERS * remote)
         process = 0
         if processes is not None:
             workers, process = min(workers, processes.size), processes.resident()
-        return plan_run(arrays, workers, system.resident(), self.memory, system.memory_available, process)
+        return plan_run(arrays, workers, system.resident(), self.memory, system.memory_available, process, held)
 
     def parameters(self) -> dict[str, Any]:
         """What decides the result: its values, and its layout where that was asked for."""
         layout = {name: getattr(self, name) for name in ("compressor", "chunks", "shards", "zarr_format")}
         names = ("alpha", "dtype", "nan", "strict", "only", "skip")
         return {name: getattr(self, name) for name in names} | {name: value for name, value in layout.items() if value is not None}
+
+
+def ignored(path: str, members: Iterable[Member]) -> Iterator[str]:
+    """Warnings of what follows arrays of the source at `path`."""
+    for member in members:
+        if member.behind:
+            yield f"{place(path, member.name)}{behind_text(member.behind)}"
 
 
 def place(path: str, array: str = "") -> str:

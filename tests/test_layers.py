@@ -21,6 +21,7 @@ LAYERS = (
     ("engine.job",),
     ("engine.verify",),
     ("options",),
+    ("engine.selection",),
     ("engine.transform",),
     ("engine.route",),
     ("engine.executors", "engine.compare"),

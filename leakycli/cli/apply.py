@@ -56,8 +56,11 @@ def command(sources: tuple[str, ...], dest: str, **given: Any) -> int:
 
     SOURCE is a .npy or .npz file, a Zarr array or group (a folder, a .zarr.zip, or a node inside one), or '-' for a .npy from standard
     input; DEST ends in .npy, .npz, .zarr or .zarr.zip, or is '-' for standard output. DEST is a folder for results when it ends in
-    '/', is an existing folder, or there are several sources: each result then keeps its source's name. Arrays that --only or --skip leave
-    out are copied as they are; so are those of a Zarr group that are not of floats, unless --only names them.
+    '/', is an existing folder, or there are several sources: each result then keeps its source's name. With --recursive the folder DIR goes
+    to DEST/DIR, and DIR/ (or DIR/.) stands for what is in it, which goes to DEST itself.
+
+    Arrays that --only or --skip leave out are copied as they are; so are those of a Zarr group that are not of floats, unless --only names
+    them. In a .npz integers are transformed as floats are, also where they are labels or indices: leave those out with --skip.
 
     \b
       leakycli apply a.npy b.npy --alpha 0.1
@@ -65,6 +68,7 @@ def command(sources: tuple[str, ...], dest: str, **given: Any) -> int:
       leakycli apply layers.npz out.npz --skip labels
       leakycli apply layers.npz conv1.npy --only conv1
       leakycli apply layer*.npy results/
+      leakycli apply -r run1/ results/
       leakycli apply acts.zarr relu.zarr
       leakycli apply acts.zarr/layer1 layer1.npy
       producer | leakycli apply - - | consumer
@@ -72,7 +76,7 @@ def command(sources: tuple[str, ...], dest: str, **given: Any) -> int:
     Each option but --overwrite, --resume and --dry-run can be set as LEAKYCLI_APPLY_<OPTION> in the environment.
     """
     from leakycli import system
-    from leakycli.api import Options
+    from leakycli.api import Options, check_patterns
     from leakycli.cli.where import resolve_jobs
     from leakycli.formats import parse_options
 
@@ -80,7 +84,12 @@ def command(sources: tuple[str, ...], dest: str, **given: Any) -> int:
     if dest == "-" and given["json"]:
         raise UsageError("--json and the result cannot both go to standard output; name a file for one of them (--report PATH)")
     sources += _listed(given["files_from"])
-    jobs = resolve_jobs(sources, dest, given["recursive"], given["files_from"] is not None, given["to"])
+
+    def note(text: str) -> None:
+        if not given["quiet"]:
+            click.echo(f"leakycli: note: {visible(text)}", err=True)
+
+    jobs = resolve_jobs(sources, dest, given["recursive"], given["files_from"] is not None, given["to"], note)
     batch = len(jobs) > 1 or given["files_from"] is not None
     if batch and any(path != "none" for path in given["report"]):
         raise UsageError("--report PATH is for one source; in a batch each result has its own DEST.report.json")
@@ -108,12 +117,14 @@ def command(sources: tuple[str, ...], dest: str, **given: Any) -> int:
         storage_options=parse_options(given["storage_options"]),
         command=_command(sys.argv[1:]),
     )
-    if given["dry_run"]:
-        return _each(jobs, given, lambda job: _show_plan(job, options, given))
     with contextlib.ExitStack() as stack:
         processes = _processes(jobs, options)
         if processes is not None:
             stack.enter_context(processes)
+        if batch:
+            options = check_patterns((job.source for job in jobs), options)
+        if given["dry_run"]:
+            return _each(jobs, given, lambda job: _show_plan(job, options, given, processes))
         begun = _begun_ahead(jobs, options, given, processes) if processes is not None and not given["fail_fast"] else iter(())
         return _each(jobs, given, lambda job: _apply(job, options, given, batch, processes, next(begun, None)))
 
@@ -262,17 +273,23 @@ def _each(jobs: list[Job], given: dict[str, Any], work: Any) -> int:
                 raise
             let_go(error)
             failed += 1
-            click.echo(f"leakycli: {visible(str(error))}", err=True)
+            text = _naming(str(error), job)
+            click.echo(f"leakycli: {visible(text)}", err=True)
             if given["json"]:
                 from json import dumps
 
-                click.echo(dumps({"source": visible(job.source), "error": visible(str(error)), "exit_code": error.exit_code}))
+                click.echo(dumps({"source": visible(job.source), "error": visible(text), "exit_code": error.exit_code}))
             if given["fail_fast"]:
                 break
     if failed:
         rest = f"{len(jobs) - begun} were not begun" if begun < len(jobs) else "the results of the others are complete"
         raise BatchError(f"{failed} of {len(jobs)} sources failed; {rest}")
     return 0
+
+
+def _naming(text: str, job: Job) -> str:
+    """An error of one of a batch, which must say of which."""
+    return text if shown(job.source) in text or shown(job.dest) in text else f"{shown(job.source)}: {text}"
 
 
 def _apply(job: Job, options: Options, given: dict[str, Any], batch: bool, processes: ForkedExecutor | None, begun: Begun | None) -> None:
@@ -316,14 +333,14 @@ def _awaited(job: Job, begun: Begun, observe: events.Observer) -> str:
     return outcome.text
 
 
-def _show_plan(job: Job, options: Options, given: dict[str, Any]) -> None:
+def _show_plan(job: Job, options: Options, given: dict[str, Any], processes: ForkedExecutor | None) -> None:
     from leakycli.api import dry_run
     from leakycli.report.terminal import plan_values, render_plan
 
-    planned = dry_run(job.source, job.dest, options)
+    values = plan_values(dry_run(job.source, job.dest, options, processes))
     if given["json"]:
         from json import dumps
 
-        click.echo(dumps(plan_values(job.source, job.dest, planned)))
-    else:
-        render_plan(plan_values(job.source, job.dest, planned), sys.stdout)
+        click.echo(dumps(values))
+    elif not given["quiet"]:
+        render_plan(values, sys.stdout)

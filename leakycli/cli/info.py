@@ -10,7 +10,7 @@ import click
 from leakycli.cli import completion
 from leakycli.cli import options as o
 from leakycli.cli.environment import Command
-from leakycli.errors import BatchError, LeakyError, visible
+from leakycli.errors import BatchError, LeakyError, shown, visible
 
 
 @click.command("info", cls=Command, short_help="Show what arrays are in SOURCE.")
@@ -30,7 +30,8 @@ def command(sources: tuple[str, ...], storage_options: tuple[str, ...], json: bo
             if len(sources) == 1:
                 raise
             failed += 1
-            click.echo(f"leakycli: {visible(str(error))}", err=True)
+            text = str(error)
+            click.echo(f"leakycli: {visible(text if shown(source) in text else f'{source}: {text}')}", err=True)
             continue
         if json:
             click.echo(dumps(values))

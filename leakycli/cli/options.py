@@ -78,15 +78,15 @@ verify = click.option("--verify", is_flag=True, help="Read the result back and c
 only = click.option(
     "--only",
     multiple=True,
-    metavar="PATTERN",
-    help="Transform only the arrays of this name; may be repeated. Others are copied.",
+    metavar="NAME",
+    help="Transform only the array of this name, or those that match it as a shell's pattern; may be repeated. Others are copied.",
     shell_complete=completion.members,
 )
 skip = click.option(
     "--skip",
     multiple=True,
-    metavar="PATTERN",
-    help="Copy the arrays of this name as they are; may be repeated.",
+    metavar="NAME",
+    help="Copy the array of this name, or those that match it as a shell's pattern, as they are; may be repeated.",
     shell_complete=completion.members,
 )
 to = click.option("--to", type=click.Choice(("npy", "npz", "zarr")), help="Format of the results in a folder, or of '-'.")
@@ -125,7 +125,7 @@ storage_option = click.option(
     help="An option of the file system behind a URL, as fsspec has it (anon=true, endpoint_url=...); may be repeated.",
     shell_complete=completion.one_of("anon=true", "endpoint_url=", "profile="),
 )
-recursive = click.option("--recursive", "-r", is_flag=True, help="Take the arrays in folders, and make the same tree in DEST.")
+recursive = click.option("--recursive", "-r", is_flag=True, help="Take the arrays in folders: DIR goes to DEST/DIR, DIR/ to DEST itself.")
 files_from = click.option(
     "--files-from",
     metavar="FILE",

@@ -10,7 +10,7 @@ from click.core import ParameterSource
 from leakycli.cli import completion
 from leakycli.cli import options as o
 from leakycli.cli.environment import Command
-from leakycli.errors import DifferenceError
+from leakycli.errors import DifferenceError, visible
 
 
 @click.command("verify", cls=Command, short_help="Compute SOURCE again and compare DEST bit for bit.")
@@ -34,7 +34,9 @@ def command(ctx: click.Context, /, source: str, dest: str, **given: Any) -> None
     for name in parameters:
         if name in recorded and ctx.get_parameter_source(name) is ParameterSource.DEFAULT:
             parameters[name] = recorded[name]
-    options = Options(workers=given["workers"], memory=given["memory"], storage_options=storage_options, **parameters)
+    # Those of a batch need not meet an array in every source.
+    met = all(parameters[name] == recorded.get(name, ()) for name in ("only", "skip"))
+    options = Options(workers=given["workers"], memory=given["memory"], storage_options=storage_options, patterns_met=met, **parameters)
     with observer(given["progress"], given["quiet"]) as observe:
         comparison = verify(source, dest, options, observe)
     if given["json"]:
@@ -42,6 +44,8 @@ def command(ctx: click.Context, /, source: str, dest: str, **given: Any) -> None
 
         click.echo(dumps(comparison_values(comparison)))
     elif not given["quiet"] and comparison.equal:
+        for warning in comparison.warnings:
+            click.echo(f"leakycli: warning: {visible(warning)}", err=True)
         said = ", ".join(f"{name} {value}" for name, value in parameters.items() if value not in (None, ()))
         click.echo(f"{comparison.message()} ({said}{', as its report says' if recorded else ''})")
     if not comparison.equal:

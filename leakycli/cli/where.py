@@ -1,15 +1,21 @@
-"""Which source goes where: the rules of `cp` for several sources, folders and a destination folder. Paths only; no array is opened."""
+"""Which source goes where: the rules of `cp` for several sources and a destination folder, those of rsync for trees. No array is opened.
+
+    DIR     the folder with its name      -r run1 results      results/run1/a.npy
+    DIR/    what is in it (also DIR/.)    -r run1/ results     results/a.npy
+
+Whether DEST is there already decides nothing of this, so that the same command line, once more, means the same results.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
 from leakycli.destination.publish import resolve, written_beside
-from leakycli.errors import StorageError, UsageError, shown, storage_error
-from leakycli.formats import FORMATS, SUFFIXES, is_stream, is_url, is_zarr, name_in
+from leakycli.errors import StorageError, UsageError, counted, listed, shown, storage_error
+from leakycli.formats import FORMATS, MAGIC, SUFFIXES, is_regular, is_stream, is_url, is_zarr, name_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,16 +26,29 @@ class Job:
     dest: str
 
 
-def resolve_jobs(sources: Iterable[str], dest: str, recursive: bool = False, into_folder: bool = False, to: str | None = None) -> list[Job]:
+def resolve_jobs(
+    sources: Iterable[str],
+    dest: str,
+    recursive: bool = False,
+    into_folder: bool = False,
+    to: str | None = None,
+    note: Callable[[str], None] = lambda text: None,
+) -> list[Job]:
     """The jobs of `apply SOURCE... DEST`, in the order given (folders in sorted order).
 
     DEST is a folder when it ends in "/", is an existing folder, when there are several sources, or `into_folder` says so. With
-    `recursive`, a source that is a folder stands for the array files in it, and its tree is made again under DEST as `cp -r` does.
-    Raises UsageError (two sources for one destination, a folder without recursive) or StorageError (no such folder).
+    `recursive`, a source that is a folder stands for the array files in it, and its tree is made again under DEST. note: takes one line
+    for each kind of thing that is passed over. Raises UsageError (two sources for one destination, a folder without recursive, a command
+    line that may mean two things) or StorageError (no such folder).
     """
     sources = list(sources)
     if not sources:
-        raise UsageError("no sources were given")
+        text = (
+            "no sources were given: the list is empty" if into_folder else f"DEST is missing after {shown(dest)}: name a SOURCE and a DEST"
+        )
+        raise UsageError(text)
+    if recursive and len(sources) == 1 and not _is_there(sources[0]):
+        raise StorageError(f"cannot read {shown(sources[0])}: there is no such file or folder; look at its name")
     if dest == "-":
         if len(sources) > 1:
             raise UsageError("several sources cannot go to standard output; name a folder")
@@ -48,32 +67,63 @@ def resolve_jobs(sources: Iterable[str], dest: str, recursive: bool = False, int
             raise UsageError(f"{shown(dest)}: is no folder, and several results need one")
         raise StorageError(f"{shown(dest)}: this folder does not exist; create it first")
     jobs: list[Job] = []
+    passed: list[str] = []
+    links: list[str] = []
     for source in sources:
         if os.path.isdir(source) and not is_zarr(source) and not source.rstrip("/").lower().endswith(".zarr"):
-            jobs += _tree(source, dest, recursive, to)
+            jobs += _tree(source, dest, recursive, to, (passed, links))
+        elif len(sources) > 1 and left_by_system(source):
+            passed.append(source)
         elif folder or copies_tree:
             if is_stream(source) and not is_url(source):
                 raise UsageError(f"{shown(source)}: a stream has no name to go by in a folder; name the destination file")
             jobs.append(Job(source, _renamed(os.path.join(dest, _name(source)), to, is_zarr(source))))
         else:
             jobs.append(Job(source, dest))
+    if not jobs:
+        raise UsageError(f"{listed(passed)}: holds no array, but what macOS keeps beside files; name the arrays")
+    if passed:
+        note(f"skipped {counted(len(passed), 'file')} of macOS's own ('._*') without an array: {listed(passed)}")
+    if links:
+        note(f"did not follow {counted(len(links), 'link')} to folders: {listed(links)}; name a folder to take it, too")
     _refuse_collisions(jobs)
     return jobs
+
+
+def _is_there(source: str) -> bool:
+    return source == "-" or is_url(source) or os.path.lexists(source) or is_zarr(source)
 
 
 def _name(source: str) -> str:
     return name_in(source) if is_url(source) else os.path.basename(source.rstrip("/"))
 
 
-def _tree(source: str, dest: str, recursive: bool, to: str | None) -> Iterator[Job]:
+def left_by_system(path: str) -> bool:
+    """Whether `path` is what macOS keeps beside a file, which has the file's name after "._"; an array may be called so, too."""
+    if not os.path.basename(path).startswith("._") or not is_regular(path):
+        return False
+    try:
+        with open(path, "rb") as file:
+            return not file.read(len(MAGIC)).startswith((MAGIC, b"PK\3\4"))
+    except OSError:
+        return False  # its job will say so
+
+
+def _tree(source: str, dest: str, recursive: bool, to: str | None, passed: tuple[list[str], list[str]]) -> Iterator[Job]:
+    """The jobs of the folder `source`. passed: take what is not followed: files of the system's, and links to folders."""
     if not recursive:
         raise UsageError(f"{shown(source)}: is a folder; give --recursive for the arrays in it")
+    if dest.lower().endswith(SUFFIXES):
+        raise UsageError(
+            f"{shown(dest)}: is the name of one array, and the tree {shown(source)} needs a folder; write {shown(dest)}/ for one"
+        )
     inner, outer = os.path.realpath(dest), os.path.realpath(source)
     if os.path.commonpath([inner, outer]) == outer:
         raise UsageError(f"{shown(dest)}: lies inside the source {shown(source)}; choose a folder outside")
-    # As cp -r: a folder's own name is kept in a folder that is there, and "." has none to keep.
-    name = os.path.basename(os.path.normpath(source))
-    base = os.path.join(dest, name) if os.path.isdir(dest) and name not in (".", "..") else dest
+    name = os.path.basename(source)
+    if name == "..":
+        raise UsageError(f"{shown(source)}: has no name of its own; write {shown(source)}/ for what is in it, or its path from elsewhere")
+    base = dest if name in ("", ".") else os.path.join(dest, name)
 
     def fail(error: OSError) -> None:
         raise storage_error(error, error.filename or source, "cannot read")
@@ -84,18 +134,22 @@ def _tree(source: str, dest: str, recursive: bool, to: str | None) -> Iterator[J
         stores = [name for name in subfolders if is_zarr(os.path.join(folder, name))]
         # A store is one source, whatever is in it.
         subfolders[:] = [name for name in subfolders if name not in stores]
+        passed[1].extend(path for name in subfolders if os.path.islink(path := os.path.join(folder, name)))
         for name in stores:
             found = True
             path = os.path.join(folder, name)
             yield Job(path, _renamed(os.path.join(base, os.path.relpath(path, source)), to, True))
         for file in sorted(files):
             path = os.path.join(folder, file)
-            if file.lower().endswith(SUFFIXES) and not is_stream(path):
+            if left_by_system(path):
+                if file.lower().endswith(SUFFIXES):
+                    passed[0].append(path)
+            elif file.lower().endswith(SUFFIXES) and not is_stream(path):
                 found = True
                 relative = os.path.relpath(path, source)
                 yield Job(path, _renamed(os.path.join(base, relative), to))
     if not found:
-        raise UsageError(f"{shown(source)}: holds no array files ({', '.join(SUFFIXES)})")
+        raise UsageError(f"{shown(source)}: holds no array files; their names end in {', '.join(SUFFIXES)}, so name others one by one")
 
 
 def _renamed(dest: str, to: str | None, zarr: bool = False) -> str:

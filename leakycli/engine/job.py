@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -18,25 +19,27 @@ from leakycli.destination.journal import Journal, Past
 from leakycli.destination.publish import FilePublication, Publication, UnnamedPublication, check_distinct, remove, resolve
 from leakycli.engine import events
 from leakycli.engine.executors import ForkedExecutor, local_executor
-from leakycli.engine.plan import ArrayPlan, GridPlan, Plan
+from leakycli.engine.plan import ArrayPlan, GridPlan, Memory, Plan
 from leakycli.engine.route import OF_REGION_AT_ONCE, array_plan, copy_array, fitting_reader, fitting_writer, result_info
 from leakycli.engine.transform import ArrayResult, run
 from leakycli.errors import (
+    CorruptError,
     DifferenceError,
     LeakyError,
     LossError,
-    SourceChangedError,
     StorageError,
+    UnsupportedError,
     UsageError,
+    counted,
     listed,
     redacted,
     shown,
     storage_error,
 )
-from leakycli.formats import ArrayInfo, Begun, Member, Reader, Source, Target, Writer
+from leakycli.formats import ArrayInfo, Begun, Chunking, Member, Reader, Source, Target, Writer
 from leakycli.function.onepass import sample_stride, scratch_bytes
 from leakycli.function.rule import Losses, Rule
-from leakycli.options import Options, place
+from leakycli.options import Options, ignored, place
 from leakycli.regions import Box, Presence, Span
 from leakycli.report.model import ArrayReport, Cost, Distribution, Endpoint, Report, Statistics, plain
 
@@ -54,6 +57,48 @@ OURS = b'"tool": "leakycli"'
 
 #: Suffixes that `Options.reports` may have.
 REPORT_SUFFIXES = (".json",)
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedArray:
+    """What is to become of one array. factor: alpha as it is rounded for the array; None where it is copied. chunking: of the result.
+
+    part_elements: elements that are worked on at once; 0, as regions, where the array is copied as it is.
+    """
+
+    name: str
+    action: str
+    shape: tuple[int, ...]
+    order: str
+    dtype_before: str
+    dtype_after: str
+    factor: float | None
+    chunking: Chunking | None
+    regions: int
+    part_elements: int
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a run would do: all that its report will say and that is known before."""
+
+    source: str
+    source_format: str
+    destination: str
+    destination_format: str
+    alpha: float
+    arrays: tuple[PlannedArray, ...]
+    plan: Plan
+    engine: str
+    warnings: tuple[str, ...]
+
+    @property
+    def workers(self) -> int:
+        return self.plan.workers
+
+    @property
+    def memory(self) -> Memory:
+        return self.plan.memory
 
 
 class Job:
@@ -79,8 +124,9 @@ class Job:
             formats.check_layout(self._format, options.layout)
             self._check_paths()
             self._source: Source = self._stack.enter_context(contextlib.closing(formats.open_source(self._located(source))))
-            self._members = self._chosen_members()
-            self.plan = self._planned()
+            with formats.unchanged(self._source, source):
+                self._members = self._chosen_members()
+                self.plan = self._planned()
         except BaseException:
             self._stack.close()
             raise
@@ -102,6 +148,8 @@ class Job:
         for given, name in ((options.strict, "--strict"), (options.verify, "--verify"), (options.resume, "--resume")):
             if given and self._stream_out:
                 raise UsageError(f"{name} cannot take back what went to standard output; name a file")
+        if self._stream_out and os.isatty(1):
+            raise UsageError("standard output is a terminal, where binary data is of no use; redirect it or name a file")
         if options.fsync and self._stream_out:
             raise UsageError("--fsync is for files; what goes to standard output is not on a disk yet")
         for given, name in ((options.verify, "--verify"), (options.resume, "--resume")):
@@ -161,12 +209,15 @@ class Job:
 
     def _chosen_members(self) -> dict[str, Rule]:
         """The rule for each member that is transformed, by its key. What else goes into the destination is copied."""
-        chosen = self._options.choose(self._source.members, self._source_path)
+        chosen = self._options.selection.choose(self._source.members, self._source_path, self._format != "npy")
         if self._format == "npy" and len(chosen) > 1:
             names = listed(member.name for member in chosen)
-            raise UsageError(
-                f"{shown(self._source_path)}: holds several arrays and {shown(self._dest_path)} takes one; choose with --only: {names}"
+            takes, way = (
+                ("standard output as a .npy takes one", "write all with --to npz")
+                if self._stream_out
+                else (f"{shown(self._dest_path)} takes one", "give DEST a name in .npz or .zarr")
             )
+            raise UsageError(f"{shown(self._source_path)}: holds several arrays and {takes}; {way}, or choose one with --only: {names}")
         return {member.key: self._options.rule(member.array, self._source_path) for member in chosen if member.array is not None}
 
     def _planned(self) -> Plan:
@@ -201,11 +252,13 @@ class Job:
                 )
             )
         try:
-            return self._plan_with_processes(tuple(arrays)) or self._options.plan(tuple(arrays), remote=self._remote)
+            read = (member for member in self._source.members if self._format != "npy" or member.key in self._members)
+            held = max((member.memory for member in read), default=0)
+            return self._plan_with_processes(tuple(arrays), held) or self._options.plan(tuple(arrays), remote=self._remote, held=held)
         except UsageError as error:
             raise UsageError(f"{shown(self._source_path)}: {error}") from None
 
-    def _plan_with_processes(self, arrays: tuple[ArrayPlan[Any], ...]) -> Plan | None:
+    def _plan_with_processes(self, arrays: tuple[ArrayPlan[Any], ...], held: int) -> Plan | None:
         """A plan whose workers are processes; None where those are no gain, or do not fit into memory.
 
         They are none for what goes in order: its bytes would have to go through pipes, and its compressors are long calls that threads
@@ -213,7 +266,7 @@ class Job:
         """
         ordered = any(array.ordered_in or array.ordered_out for array in arrays)
         if self._processes is not None and not ordered and not self._remote and sum(array.bytes_in for array in arrays) >= WORTH_PROCESSES:
-            plan = self._options.plan(arrays, self._processes)
+            plan = self._options.plan(arrays, self._processes, held=held)
             if plan.workers > 1:
                 self._processes.keep(plan.workers)
                 return plan
@@ -226,7 +279,8 @@ class Job:
             return False
         if member.problem is not None:
             raise type(member.problem)(
-                f"{member.problem} (an array that is not chosen is copied, which this one cannot be from Zarr to npz)"
+                f"{member.problem}; an array that is not chosen is copied, which this one cannot be from {self._source.format} to "
+                f"{self._format}: give DEST a name in .{_family(self._source.format)}, or in .npy for one array (--only)"
             )
         return member.array is not None
 
@@ -241,6 +295,75 @@ class Job:
             return out_of, into
         return out_of or self._source.format == "npz", into or self._format == "npz"
 
+    def _warnings(self) -> tuple[str, ...]:
+        """What is odd about the source, and what becomes of it that may not be expected."""
+        members = self._source.members
+        warnings = [*self._source.warnings, *ignored(self._source_path, (m for m in members if m.key in self._members))]
+        if self._source.format == "npz" and self._format != "npz":
+            left = [member.name for member in members if member.array is None and member.problem is None and not member.name.endswith("/")]
+            if left and self._format != "npy":
+                warnings.append(f"{shown(self._source_path)}: what is no array was left out: {listed(left)}")
+        integers = [m.name for m in members if m.array is not None and m.array.dtype.kind in "iu" and m.key in self._members]
+        if self._source.format == "npz" and len(self._members) > 1 and not self._options.only and integers:
+            warnings.append(
+                f"{shown(self._source_path)}: integers of a .npz are transformed unless skipped, also where they are labels or indices "
+                f"(--skip): {listed(integers)}"
+            )
+        return tuple(warnings)
+
+    def check(self) -> None:
+        """What a run finds out when it begins to write, found out without writing. Raises StorageError, UsageError."""
+        left = None if self._publication is None else self._publication.partial
+        if isinstance(left, str) and os.path.lexists(left) and not (self._options.resume or self._options.overwrite):
+            raise UsageError(
+                f"{shown(self._dest_path)}: an unfinished run left {shown(left)}; "
+                "go on from there with --resume, or begin anew with --overwrite"
+            )
+        folders = [os.path.dirname(path) or "." for path in self._reports if not formats.is_url(path)]
+        if self._publication is not None and not formats.is_url(self._dest_path):
+            folders.append(os.path.dirname(resolve(self._dest_path)) or ".")
+            self._publication.check_space(*self._space(), 1.0, self._format == "npy")
+        for folder in dict.fromkeys(folders):
+            there = folder
+            while not os.path.isdir(there) and there != (above := os.path.dirname(there) or "."):
+                there = above
+            if not os.access(there, os.W_OK | os.X_OK):
+                raise storage_error(OSError(errno.EACCES, os.strerror(errno.EACCES)), there, "cannot write to the folder")
+
+    def preview(self) -> Preview:
+        """What a run would do."""
+        arrays = []
+        for member in self._source.members:
+            array, rule, result = member.array, self._members.get(member.key), self._results.get(member.key)
+            if array is None or (rule is None and self._format == "npy"):
+                continue
+            written = result or array
+            arrays.append(
+                PlannedArray(
+                    name=array.name,
+                    action="copied" if rule is None else "transformed",
+                    shape=array.shape,
+                    order="F" if array.fortran else "C",
+                    dtype_before=array.dtype.name,
+                    dtype_after=written.dtype.name,
+                    factor=None if rule is None else rule.factor,
+                    chunking=written.chunking,
+                    regions=next((plan.count for plan in self.plan.arrays if plan.name == member.key), 0),
+                    part_elements=next((plan.largest_part for plan in self.plan.arrays if plan.name == member.key), 0),
+                )
+            )
+        return Preview(
+            redacted(self._source_path),
+            self._source.format,
+            redacted(self._dest_path),
+            self._format,
+            self._options.alpha,
+            tuple(arrays),
+            self.plan,
+            "threads" if self._processes is None else "processes",
+            self._warnings(),
+        )
+
     def run(self, observe: events.Observer) -> Report:
         """Do it all. Raises an error of `leakycli.errors`; nothing is published then."""
         try:
@@ -250,6 +373,8 @@ class Job:
                 if isinstance(error, (LeakyError, BrokenPipeError)):
                     raise
                 raise storage_error(error, error.filename or self._dest_path, "cannot finish") from None
+            except (CorruptError, UnsupportedError) as error:
+                raise type(error)(self._named(str(error))) from None
         except StorageError as error:
             raise self._mendable(error) from None
         except BaseException as error:
@@ -257,11 +382,16 @@ class Job:
                 error.add_note(self._publication.kept_text)
             raise
 
+    def _named(self, text: str) -> str:
+        """A message with the destination's name in place of that under which it is written."""
+        if self._publication is not None and isinstance(self._publication.partial, str):
+            for beside in (".folder", ".spool", ".journal", ""):
+                text = text.replace(f"{shown(self._publication.partial)}{beside}", shown(self._publication.dest))
+        return text
+
     def _mendable(self, error: StorageError) -> StorageError:
         """`error`, and what to do about it."""
-        text = str(error)
-        if self._publication is not None and self._publication.unnamed:
-            text = text.replace(str(self._publication.partial), shown(self._publication.dest))
+        text = self._named(str(error))
         if self._publication is not None and error.errno in (errno.ENOSPC, errno.EDQUOT):
             left = 1 - self._worked_bytes / self.plan.bytes_in if self.plan.bytes_in else 1
             text += self._publication.no_space(*self._space(everything=True), left, self._format == "npy")
@@ -287,12 +417,13 @@ class Job:
                 results, written = self._kept_results(past), past.published["bytes"]
                 self._target_warnings = tuple(past.published["warnings"])
             else:
-                results, written = self._written(past, stack, observe)
-                if self._source.identity() != identity:
-                    raise SourceChangedError(f"{shown(self._source_path)}: changed while it was read; run again when it is left alone")
-                self._check_losses(results)
-                if self._options.verify and self._publication is not None:
-                    self._verify(self._publication.partial)
+                with formats.unchanged(self._source, self._source_path):
+                    results, written = self._written(past, stack, observe)
+                    if not formats.is_unchanged(self._source):
+                        raise formats.changed(self._source_path)
+                    self._check_losses(results)
+                    if self._options.verify and self._publication is not None:
+                        self._verify(self._publication.partial)
             report = self._report(results, identity, written, (started, time.perf_counter() - clock), past is not None)
             self._publish(report, stack)
         observe(events.Finished(self._source_path))
@@ -507,8 +638,8 @@ class Job:
             lost = results[member.key].losses if member.key in results else Losses()
             if lost.overflowed or lost.clipped:
                 raise LossError(
-                    f"{place(self._source_path, member.name)}{lost.overflowed} elements overflowed and {lost.clipped} were clipped; "
-                    "nothing was written (--strict)"
+                    f"{place(self._source_path, member.name)}{counted(lost.overflowed, 'element')} overflowed and {lost.clipped} "
+                    f"{'was' if lost.clipped == 1 else 'were'} clipped; nothing was written (--strict); choose a wider --dtype"
                 )
 
     def _verify(self, partial: str | Remote) -> None:
@@ -589,7 +720,7 @@ class Job:
             cost=cost,
             resumed=resumed,
             verified=self._options.verify,
-            warnings=(*self._source.warnings, *self._target_warnings),
+            warnings=(*self._warnings(), *self._target_warnings),
         )
 
     def _array_report(self, member: Member, result: ArrayResult | None) -> ArrayReport | None:

@@ -390,16 +390,17 @@ def plan_run(
     bound: int | None = None,
     available: Callable[[], int | None] = lambda: None,
     process: int = 0,
+    held: int = 0,
 ) -> Plan:
     """The plan with as many of the `workers` as the memory bound allows, and no more than there are regions.
 
     baseline: resident bytes of the process now. bound: bytes; by default `DEFAULT_BOUND`, or what one worker needs, up to half of the
-    bytes that `available` tells (None: unknown). process: resident bytes of a worker that is a process, now; 0 for threads. Raises
-    UsageError, with the number needed, where one worker does not fit.
+    bytes that `available` tells (None: unknown). process: resident bytes of a worker that is a process, now; 0 for threads. held:
+    bytes that are held beside the arrays, as a decompressor does. Raises UsageError, with the number needed, where one worker does not fit.
     """
 
     def started(n: int) -> int:
-        return baseline + n * process if n > 1 else baseline
+        return baseline + held + (n * process if n > 1 else 0)
 
     def fitted(n: int, limit: int) -> tuple[ArrayPlan[Any], ...]:
         return tuple(array.fitted(n, limit - started(n) - ALLOWANCE) for array in arrays)

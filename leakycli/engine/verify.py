@@ -15,11 +15,11 @@ from leakycli.engine.executors import ForkedExecutor, local_executor
 from leakycli.engine.plan import UNIT_BYTES, ArrayPlan, GridPlan, Plan
 from leakycli.engine.route import array_plan, fitting_reader
 from leakycli.engine.transform import run
-from leakycli.errors import LossError
+from leakycli.errors import LossError, counted
 from leakycli.formats import ArrayInfo, Member, Source
 from leakycli.function.onepass import scratch_bytes
 from leakycli.function.rule import Rule
-from leakycli.options import Options, place
+from leakycli.options import Options, ignored, place
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +35,13 @@ class ArrayComparison:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """What `verify` found. parameters: those it computed with."""
+    """What `verify` found. parameters: those it computed with. warnings: of the source."""
 
     source: str
     destination: str
     parameters: dict[str, Any]
     arrays: tuple[ArrayComparison, ...]
+    warnings: tuple[str, ...] = ()
 
     @property
     def equal(self) -> bool:
@@ -80,7 +81,7 @@ def compare_sources(
     memory of their own still.
     """
     (source, opened), (dest, found) = pair, destination
-    chosen = {member.key: member for member in options.choose(opened.members, source)}
+    chosen = {member.key: member for member in options.selection.choose(opened.members, source)}
     same = _family(opened) == _family(found)
     arrays = [member for member in found.members if member.array is not None]
     # A lone array may have lost its name, or got one: `.npy` knows none, nor does an array that is a whole Zarr store.
@@ -90,14 +91,18 @@ def compare_sources(
     for member in opened.members:
         there = arrays[0] if lone and member.key in chosen else by_key.get(member.key if same else member.name)
         if member.key in chosen and member.array is not None:
-            compared.append(_compare_array(member.array, member, there, (pair, destination), options, observe, run_plan, processes))
+            each = _compare_array(member.array, member, there, (pair, destination), options, observe, run_plan, processes)
+            if there is not None and there.behind and each.difference is None and each.problem is None:
+                each = replace(each, problem=f"is followed by {counted(there.behind, 'byte')} that are no part of the result")
+            compared.append(each)
         elif same:
             problem = "is missing" if there is None else opened.copy_problem(member, found, there)
             compared.append(ArrayComparison(member.name, 0, None, None, problem))
     if same and not lone:
         known = {member.key for member in opened.members}
         compared += [ArrayComparison(m.name, 0, None, None, "is not in the source") for m in found.members if m.key not in known]
-    return Comparison(source, dest, options.parameters(), tuple(compared))
+    warnings = (*opened.warnings, *ignored(source, chosen.values()))
+    return Comparison(source, dest, options.parameters(), tuple(compared), warnings)
 
 
 def _family(source: Source) -> str:
@@ -126,7 +131,7 @@ def _compare_array(
     ordered = tuple(end.sequential(m) or (chunked and end.format == "npz") for end, m in ((opened, member), (found, there)))
     planned = array_plan(member.key, (array, expected), (ordered[0], ordered[1]), scratch, beside=1.0)
     if run_plan is None:
-        plan = options.plan((planned,))
+        plan = options.plan((planned,), held=member.memory + there.memory)
         planned, workers = plan.arrays[0], plan.workers
     else:
         workers = run_plan.workers

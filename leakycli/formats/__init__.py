@@ -12,8 +12,23 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from leakycli.errors import CorruptError, StorageError, UnsupportedError, UsageError, shown, storage_error
-from leakycli.formats.base import METADATA, ArrayInfo, Begun, Chunking, Layout, Member, Reader, Source, Target, Usage, Writer
-from leakycli.formats.npy import NpySource, NpyStreamSource, NpyStreamTarget, NpyTarget
+from leakycli.formats.base import (
+    METADATA,
+    ArrayInfo,
+    Begun,
+    Chunking,
+    Layout,
+    Member,
+    Reader,
+    Source,
+    Target,
+    Usage,
+    Writer,
+    changed,
+    is_unchanged,
+    unchanged,
+)
+from leakycli.formats.npy import AGAIN, MAGIC, NpySource, NpyStreamSource, NpyStreamTarget, NpyTarget, behind_text
 from leakycli.formats.npy import is_stream as _is_stream
 from leakycli.stores.urls import is_url, name_in, parse_options
 
@@ -47,6 +62,25 @@ def open_source(path: str | Remote) -> Source:
     if not isinstance(path, str):
         return _open_remote(path)
     check_path(path)
+    before = _state(path)
+    try:
+        return _open_path(path)
+    except CorruptError:
+        if _state(path) != before:
+            raise changed(path) from None
+        raise
+
+
+def _state(path: str) -> tuple[int, ...] | None:
+    """What changes when the file at `path` does; None where there is no file."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
+
+
+def _open_path(path: str) -> Source:
     if is_stream(path):
         return NpyStreamSource(path)
     if is_zarr(path):
@@ -55,8 +89,8 @@ def open_source(path: str | Remote) -> Source:
         return ZarrSource(path)
     if os.path.isdir(path):
         if path.rstrip("/").lower().endswith(".zarr"):
-            raise CorruptError(f"{shown(path)}: is no Zarr array or group: it has no {', '.join(DOCUMENTS)}")
-        raise StorageError(f"{shown(path)}: is a folder and no Zarr array or group; give --recursive for the arrays in it")
+            raise CorruptError(f"{shown(path)}: is no Zarr array or group: it has no {', '.join(DOCUMENTS)}; {AGAIN}")
+        raise StorageError(f"{shown(path)}: is a folder, and no Zarr array or group; name what is in it")
     try:
         with open(path, "rb") as file:
             archive = file.read(4) in (b"PK\3\4", b"PK\5\6")
@@ -66,8 +100,6 @@ def open_source(path: str | Remote) -> Source:
         from leakycli.formats.npz import NpzSource
 
         return NpzSource(path)
-    if path.lower().endswith((".npz", ".zip")):
-        raise CorruptError(f"{shown(path)}: is not a {path[-4:].lower()} file: it does not begin as a zip archive does")
     return NpySource(path)
 
 
@@ -148,8 +180,6 @@ def create_target(path: str | Remote, format: str, layout: Layout, begun: bool =
         from leakycli.formats.zarr import ZarrTarget
 
         return ZarrTarget(path, layout, begun=begun)
-    if path == "-" and os.isatty(1):
-        raise UsageError("standard output is a terminal, where binary data is of no use; redirect it or name a file")
     if format == "npy":
         return NpyStreamTarget(1) if path == "-" else NpyTarget(path, flush, there)
     if format == "npz":
@@ -232,6 +262,7 @@ def is_regular(path: str) -> bool:
 __all__ = [
     "DOCUMENTS",
     "FORMATS",
+    "MAGIC",
     "METADATA",
     "SUFFIXES",
     "ArrayInfo",
@@ -244,6 +275,8 @@ __all__ = [
     "Target",
     "Usage",
     "Writer",
+    "behind_text",
+    "changed",
     "check_layout",
     "compresses",
     "create_target",
@@ -251,6 +284,7 @@ __all__ = [
     "fingerprint",
     "is_regular",
     "is_stream",
+    "is_unchanged",
     "is_url",
     "is_zarr",
     "located",
@@ -258,4 +292,5 @@ __all__ = [
     "open_source",
     "parse_options",
     "read",
+    "unchanged",
 ]

@@ -6,8 +6,10 @@ and committed to in plan order, by one thread.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Protocol, TypeVar
@@ -15,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from leakycli.errors import LeakyError, storage_error
+from leakycli.errors import CorruptError, LeakyError, SourceChangedError, StorageError, shown, storage_error
 from leakycli.function.rule import Rule
 from leakycli.regions import Box, Index, Presence, Span
 
@@ -116,7 +118,8 @@ class Member:
     """Something in a source, by its key (unique there): an array, something else, or an array that cannot be read and why.
 
     unasked: whether an array is transformed when nobody names it. reserved: why it is not unless it is named by its own path.
-    outline: of an array with a problem, where that much is known.
+    outline: of an array with a problem, where that much is known. copies: whether it can be copied as it is, whatever the problem.
+    memory: bytes that reading or copying it holds beside its regions. behind: bytes that follow the array, and are ignored.
     """
 
     key: str
@@ -126,6 +129,9 @@ class Member:
     unasked: bool = True
     reserved: LeakyError | None = None
     outline: Outline | None = None
+    copies: bool = True
+    memory: int = 0
+    behind: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +261,32 @@ class Source(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+def changed(path: str) -> SourceChangedError:
+    """The error of a source that was changed by someone else."""
+    return SourceChangedError(f"{shown(path)}: changed while it was read; run again when it is left alone")
+
+
+def is_unchanged(source: Source) -> bool:
+    """Whether `source` still is what was opened. Raises StorageError where that cannot be told."""
+    try:
+        return source.identity() == source.opened
+    except StorageError as error:
+        if error.errno == errno.ENOENT:
+            return False
+        raise
+
+
+@contextlib.contextmanager
+def unchanged(source: Source, path: str) -> Iterator[None]:
+    """What is found wrong with `source`, which is at `path`, within: SourceChangedError where it is no longer what was opened."""
+    try:
+        yield
+    except (CorruptError, StorageError) as error:
+        if not (isinstance(error, CorruptError) or error.errno == errno.ENOENT) or is_unchanged(source):
+            raise
+        raise changed(path) from None
 
 
 def sync_path(path: str) -> None:

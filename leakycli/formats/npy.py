@@ -8,7 +8,8 @@
     ...            the elements, in C or Fortran order
 
 See numpy/lib/_format_impl.py. Writers pad the header so that the elements begin at a multiple of 64 bytes; readers must not rely on
-it. What follows the elements is ignored, as numpy does.
+it. Another array behind the first, which numpy.save on one handle makes, is refused: numpy.load gives them one after the other.
+Anything else there is ignored, with a warning.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ import numpy as np
 from numpy.lib import format as npy_format
 
 from leakycli import stopping, system
-from leakycli.errors import CorruptError, LeakyError, SourceChangedError, UnsupportedError, shown, storage_error
+from leakycli.errors import CorruptError, LeakyError, SourceChangedError, UnsupportedError, counted, shown, storage_error, visible
+from leakycli.formats import kinds
 from leakycli.formats.base import Array, ArrayInfo, Begun, FlatSource, Member, Source, sync_path
 from leakycli.function.rule import Rule, refuse_unsupported
 from leakycli.regions import Index, Span
@@ -46,6 +48,12 @@ _PIPE = 1 << 16
 #: Bytes written to a file by one call. Each takes the file's lock, for which other processes spin, so not too few; for large ones the
 #: system may look for large pages for longer than it copies.
 _WRITTEN = 1 << 19
+
+#: Characters of a header that are shown.
+_SHOWN = 120
+
+#: Types under the names that numpy.save gives them, which numpy.load does not know.
+_OF_ML_DTYPES = {"f1": "float8_e5m2", "W4": "complex32"}
 
 #: Longest header read, in bytes. numpy itself refuses more than 10,000 as unsafe to parse.
 _LONGEST_HEADER = 1 << 16
@@ -71,31 +79,57 @@ def read_exactly(fd: int, size: int) -> bytes:
     return b"".join(parts)
 
 
-def read_header(read: Callable[[int], bytes], name: str, array: str = "") -> tuple[ArrayInfo, bytes]:
+#: The end of messages about what is not whole.
+AGAIN = "get the file again from where it came"
+
+
+def read_header(read: Callable[[int], bytes], name: str, path: str = "", array: str = "") -> tuple[ArrayInfo, bytes]:
     """The array that the `.npy` file behind `read` holds, and the bytes read: the header, up to the first element.
 
-    read(n) gives the next n bytes, fewer at the end. Raises CorruptError or UnsupportedError, beginning with `name`.
+    read(n) gives the next n bytes, fewer at the end. path: see `kinds.described`. Raises CorruptError or UnsupportedError, beginning with
+    `name`.
     """
     try:
         start = read(8)
         if not start:
-            raise CorruptError("is empty; a .npy file was expected")
+            raise CorruptError("is empty; a .npy file was expected, so see whether its program failed")
         if start[:6] != MAGIC[: len(start)]:
-            raise CorruptError(f"is not a .npy file: it begins with {start[:6]!r}")
+            raise CorruptError(kinds.described(start + read(kinds.ENOUGH - len(start)), path))
         if len(start) < 8:
-            raise CorruptError("is cut off in its first 8 bytes")
+            raise CorruptError(f"is cut off in its first 8 bytes; {AGAIN}")
         if start[6:] not in (b"\1\0", b"\2\0", b"\3\0"):
-            raise CorruptError(f"has .npy version {start[6]}.{start[7]}; versions 1.0, 2.0 and 3.0 are known")
+            raise CorruptError(
+                f"has .npy version {start[6]}.{start[7]}; versions 1.0, 2.0 and 3.0 are known, so save it again as one of them"
+            )
         field = read(2 if start[6] == 1 else 4)
         length = int.from_bytes(field, "little")
         if length > _LONGEST_HEADER:
-            raise CorruptError(f"claims a header of {length} bytes; more than {_LONGEST_HEADER} is not read")
+            raise CorruptError(
+                f"claims a header of {length} bytes; more than {_LONGEST_HEADER} is not read, so save it again with numpy.save"
+            )
         header = read(length)
         if len(field) < (2 if start[6] == 1 else 4) or len(header) < length:
-            raise CorruptError("is cut off in its header")
+            raise CorruptError(f"is cut off in its header; {AGAIN}")
         return ArrayInfo(array, *_parse(header, start[6])), start + field + header
     except (CorruptError, UnsupportedError) as error:
         raise type(error)(f"{name}: {error}") from None
+
+
+def refuse_second(name: str, start: bytes, size: int, more: bool = False) -> None:
+    """Raise UnsupportedError where the `size` bytes that follow the array in `name`, and begin with `start`, are another array.
+
+    more: those are not all, but no more were looked at.
+    """
+    if start.startswith(MAGIC):
+        raise UnsupportedError(
+            f"{name}: behind the first array begins another, {'more than ' if more else ''}{size} bytes in all, as several calls of "
+            "numpy.save on one file leave them; take them apart first: each numpy.load of the open file gives the next, to save by itself"
+        )
+
+
+def behind_text(size: int, more: bool = False) -> str:
+    """What to say of `size` bytes (more: or more) that follow an array and are ignored."""
+    return f"{'more than ' if more else ''}{counted(size, 'byte')} after the array {'was' if size == 1 else 'were'} ignored"
 
 
 @lru_cache(16)
@@ -114,28 +148,43 @@ def _parse(header: bytes, version: int) -> tuple[Index, np.dtype[Any], bool]:
                 fields = ast.literal_eval(re.sub(r"\b(\d+)L\b", r"\1", text))
     # A hostile literal can exhaust the parser in several ways.
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        raise CorruptError("has a malformed header: it is no Python dict literal") from None
+        raise _malformed(f"{visible(header.decode('latin-1').strip()[:_SHOWN])[:_SHOWN]} is no Python dict literal") from None
     if not isinstance(fields, dict) or set(fields) != {"descr", "fortran_order", "shape"}:
-        raise CorruptError("has a malformed header: 'descr', 'fortran_order' and 'shape' were expected")
+        raise _malformed(f"'descr', 'fortran_order' and 'shape' were expected, not {_brief(fields)}")
     shape, fortran, descr = fields["shape"], fields["fortran_order"], fields["descr"]
     if not isinstance(shape, tuple) or not all(type(n) is int and 0 <= n < 1 << 63 for n in shape):
-        raise CorruptError(f"has a malformed header: {_brief(shape)} is no shape")
+        raise _malformed(f"{_brief(shape)} is no shape")
     if len(shape) > 64:
-        raise UnsupportedError(f"has {len(shape)} dimensions; numpy reads at most 64")
+        raise UnsupportedError(f"has {len(shape)} dimensions; numpy reads at most 64, so save it with fewer (numpy.reshape)")
     if type(fortran) is not bool:
-        raise CorruptError("has a malformed header: 'fortran_order' is neither True nor False")
+        raise _malformed(f"'fortran_order' is {_brief(fortran)}, neither True nor False")
+    if isinstance(descr, str) and (known := _OF_ML_DTYPES.get(descr.lstrip("<>|="))) is not None:
+        offset, floats = len(header) + (10 if version == 1 else 12), "complex64" if known.startswith("complex") else "float32"
+        raise UnsupportedError(
+            f"type {descr} is {known} of ml_dtypes, which numpy.load does not read; to save it in another type, read it with "
+            f"numpy.fromfile(..., 'u1', offset={offset}).view(ml_dtypes.{known}).astype('{floats}').reshape{_brief(shape)}"
+        )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of old type names
             dtype = npy_format.descr_to_dtype(descr)
     # Also what numpy's own parser of dtype strings raises on odd input.
     except (ValueError, TypeError, SyntaxError, KeyError, IndexError, AttributeError, OverflowError, MemoryError, RecursionError):
-        raise CorruptError(f"has a malformed header: {_brief(descr)} is no dtype") from None
+        raise _malformed(f"{_brief(descr)} is no dtype") from None
+    if dtype.hasobject:
+        raise UnsupportedError(
+            "an object array holds pickled Python objects, which are not read as they can run any code; if you trust it and they are "
+            "numbers, numpy.save it again as numpy.load(..., allow_pickle=True).astype('float32')"
+        )
     refuse_unsupported(dtype)
     if prod(n for n in shape if n) * dtype.itemsize >= 1 << 63:
         # Also where it has none: numpy refuses that.
-        raise CorruptError(f"has a malformed header: an array of the shape {_brief(shape)} is too large to be")
+        raise _malformed(f"an array of the shape {_brief(shape)} is too large to be")
     return shape, dtype, fortran
+
+
+def _malformed(why: str) -> CorruptError:
+    return CorruptError(f"has a malformed header: {why}; numpy.load does not read it either, so save the array again, its shape plain ints")
 
 
 def _brief(value: Any) -> str:
@@ -181,7 +230,8 @@ class NpyReader:
         try:
             while done < size:
                 if not (count := os.preadv(self._fd, [view[done:] if done else view], at + done)):
-                    raise SourceChangedError(f"{shown(self._path)}: ended at byte {at + done}: it became shorter while it was read")
+                    text = f"{shown(self._path)}: ended at byte {at + done}: it became shorter while it was read"
+                    raise SourceChangedError(f"{text}; run again when it is left alone")
                 done += count
         except OSError as error:
             if isinstance(error, LeakyError):
@@ -205,6 +255,7 @@ class NpySource(FlatSource):
     """A `.npy` file."""
 
     format = "npy"
+    warnings = ()
 
     def __init__(self, path: str) -> None:
         """Raises StorageError, CorruptError or UnsupportedError, each naming `path`."""
@@ -212,24 +263,24 @@ class NpySource(FlatSource):
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                info, header = read_header(partial(read_exactly, fd), shown(path))
+                info, header = read_header(partial(read_exactly, fd), shown(path), path)
                 self._header = header
                 status = os.fstat(fd)
                 self.opened, size = self._identity(status), status.st_size
+                needed = len(header) + info.nbytes
+                behind = os.pread(fd, len(MAGIC), needed) if size > needed else b""
             finally:
                 os.close(fd)
         except OSError as error:
             if isinstance(error, LeakyError):
                 raise
             raise storage_error(error, path, "cannot read") from None
-        needed = len(header) + info.nbytes
         if size < needed:
             raise CorruptError(
-                f"{shown(path)}: is cut off: its header promises {needed} bytes ({info.dtype.name} {info.shape}), it has {size}"
+                f"{shown(path)}: is cut off: its header promises {needed} bytes ({info.dtype.name} {info.shape}), it has {size}; {AGAIN}"
             )
-        self.members = (Member("", "", info),)
-        extra = size - needed
-        self.warnings = (f"{shown(path)}: {extra} bytes after the array were ignored",) if extra else ()
+        refuse_second(shown(path), behind, size - needed)
+        self.members = (Member("", "", info, behind=size - needed),)
 
     def sequential(self, member: Member) -> bool:
         return False
@@ -304,23 +355,30 @@ def _exactly(stream: Stream, size: int) -> bytes:
     return bytes(data[:done])
 
 
+#: Bytes behind the array of a stream that are looked at: whoever writes it is not cut off, but need not come to an end.
+_MOST_TRAILING = 1 << 24
+
+
 class NpyStreamReader:
-    """Reads the array of a `.npy` stream, front to back."""
+    """Reads the array of a `.npy` stream, front to back, and to its end what follows it."""
 
     sequential = True
     decodes = False
     cumulative = True
 
-    def __init__(self, stream: Stream, info: ArrayInfo) -> None:
+    def __init__(self, stream: Stream, info: ArrayInfo, warn: Callable[[str], None]) -> None:
+        """warn: takes a warning of what follows the array."""
         self.info = info
-        self._stream = stream
+        self._stream, self._warn = stream, warn
 
     def fetch(self, region: Span, buffer: Array) -> None:
         view, done = buffer.data, 0
         while done < len(view):
             if not (count := self._stream.readinto(view[done:])):
                 at = region.start * self.info.dtype.itemsize + done
-                raise CorruptError(f"{self._stream.name}: ended after {at} of {self.info.nbytes} bytes of the array")
+                raise CorruptError(
+                    f"{self._stream.name}: ended after {at} of {self.info.nbytes} bytes of the array; see whether what writes it failed"
+                )
             done += count
 
     def read(self, span: Span, buffer: Array) -> tuple[Array, None]:
@@ -330,7 +388,14 @@ class NpyStreamReader:
         pass
 
     def finish(self) -> None:
-        pass
+        start = _exactly(self._stream, len(MAGIC))
+        size, rest, more = len(start), memoryview(bytearray(_PIPE)), bool(start)
+        while more and size <= _MOST_TRAILING:
+            count = self._stream.readinto(rest)
+            size, more = size + count, count > 0
+        if size:
+            refuse_second(self._stream.name, start, size, more)
+            self._warn(f"{self._stream.name}: {behind_text(size, more)}")
 
     def close(self) -> None:
         pass
@@ -340,13 +405,13 @@ class NpyStreamSource(FlatSource):
     """A `.npy` array that comes front to back: through a FIFO, from standard input ("-"), or from a URL."""
 
     format = "npy"
-    warnings = ()
 
     def __init__(self, path: str | Remote) -> None:
         self._stream: Stream = PipeStream(path) if isinstance(path, str) else path.stream()
+        self.warnings: tuple[str, ...] = ()
         try:
             self.opened = self._stream.state()
-            info, _ = read_header(partial(_exactly, self._stream), self._stream.name)
+            info, _ = read_header(partial(_exactly, self._stream), self._stream.name, path if isinstance(path, str) else path.url)
         except BaseException:
             self._stream.close()
             raise
@@ -357,7 +422,10 @@ class NpyStreamSource(FlatSource):
 
     def reader(self, member: Member) -> NpyStreamReader:
         assert member.array is not None
-        return NpyStreamReader(self._stream, member.array)
+        return NpyStreamReader(self._stream, member.array, self._warn)
+
+    def _warn(self, warning: str) -> None:
+        self.warnings = (warning,)
 
     def copy_problem(self, member: Member, other: Source, there: Member) -> str | None:
         raise NotImplementedError("the one array of a .npy file is never copied")

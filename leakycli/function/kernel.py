@@ -1,6 +1,7 @@
 """Leaky ReLU, exact to the bit: y = x where x > 0, alpha * x elsewhere.
 
-The elements outside `x > 0` (negatives, both zeros, NaN) go through the product, as IEEE 754 has it. The result for each input and
+The elements outside `x > 0` (negatives, both zeros, NaN) go through the product, as IEEE 754 has it; but a signalling NaN may
+come out as it was, where the result is picked from x and the product. The result for each input and
 output type is fixed by `Rule`; every faster path below gives the bits of that definition, and the tests hold each to it.
 
 Types (compute is where the product is taken and alpha is rounded to, once):
@@ -42,7 +43,7 @@ class NanError(LossError):
     """A NaN met an integer output and nothing says what it becomes; `position` is its flat index in the array given."""
 
     def __init__(self, position: int) -> None:
-        super().__init__(f"NaN at flat index {position} has no integer; give nan=N to say what NaN becomes")
+        super().__init__(f"NaN at flat index {position} has no integer; replace it first (numpy.nan_to_num), or choose a floating dtype")
         self.position = position
 
 

@@ -18,15 +18,22 @@ OUTPUTS = ("float16", "float32", "float64", "int32", "int64")
 #: Their names take numpy longer to tell than all else that is checked.
 _OUTPUTS = frozenset(map(np.dtype, OUTPUTS))
 
+#: How to call arrays of the other kinds, and what to do with them.
 _REFUSED = {
-    "b": "boolean",
-    "c": "complex",
-    "m": "timedelta",
-    "M": "datetime",
-    "O": "object",
-    "S": "byte string",
-    "U": "string",
-    "T": "string",
+    "b": ("a boolean array", "if its values are numbers, astype('uint8') makes them so"),
+    "c": ("a complex array", "save its real and imaginary parts as arrays of their own"),
+    "m": ("an array of time differences (timedelta64)", "astype('int64') makes numbers of them"),
+    "M": ("an array of dates (datetime64)", "astype('int64') makes numbers of them"),
+    "O": ("an object array", "if its values are numbers, astype('float32') makes them so"),
+    "S": ("an array of byte strings", "if they are numbers, astype('float32') makes them so"),
+    "U": ("an array of strings", "if they are numbers, astype('float32') makes them so"),
+    "T": ("an array of strings", "if they are numbers, astype('float32') makes them so"),
+}
+
+#: Types that are saved as bytes of no type, by their size.
+_VOID = {
+    1: "float8_e4m3fn or another type of ml_dtypes of 8 bits and fewer",
+    2: "bfloat16",
 }
 
 
@@ -89,7 +96,9 @@ class Rule:
             raise UsageError(f"alpha must be a finite number, not {alpha}")
         made = cls(float(alpha), source, dtype, nan)
         if not math.isfinite(made.factor):
-            raise UsageError(f"alpha {alpha} is not finite in {made.compute.name}, in which {source.name} is computed")
+            raise UsageError(
+                f"alpha {alpha:g} is not finite in {made.compute.name}, to which it is rounded; choose a smaller alpha, or dtype float64"
+            )
         return made
 
     @cached_property
@@ -130,7 +139,14 @@ def refuse_unsupported(dtype: np.dtype[Any]) -> None:
     if dtype.subdtype is not None:
         raise UnsupportedError(f"a subarray type ({dtype}) is not supported; save a plain array")
     if dtype.kind == "V":
-        likely = {1: "float8", 2: "bfloat16"}.get(dtype.itemsize)
-        guess = f" (bfloat16 and float8 are saved so; this may be {likely})" if likely else ""
-        raise UnsupportedError(f"void type {dtype.str} does not say what its bytes are{guess}; convert it to float32 and save it again")
-    raise UnsupportedError(f"a {_REFUSED.get(dtype.kind, dtype.name)} array ({dtype.name}) is not supported; only floats and integers are")
+        raise UnsupportedError(_unknown_type(f"void type {dtype.str}", _VOID.get(dtype.itemsize)))
+    called, way = _REFUSED.get(dtype.kind, (f"an array of {dtype.name}", "convert it to floats first"))
+    raise UnsupportedError(f"{called} has no leaky ReLU; {way}")
+
+
+def _unknown_type(called: str, likely: str | None) -> str:
+    """What to say of an array of bytes whose type is not known. likely: the type that it may be."""
+    if likely is None:
+        return f"{called} does not say what its bytes are; make an array of numbers of them"
+    view = f".view(ml_dtypes.{likely.partition(' ')[0]}).astype('float32')"
+    return f"{called} does not say what its bytes are; if it is {likely}, {view} makes numbers of them"

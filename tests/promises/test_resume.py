@@ -471,7 +471,7 @@ def test_what_a_later_run_can_mend_is_said_and_kept(here: Path, monkeypatch: pyt
         patched.setattr(os, "pwrite", failing)
         with pytest.raises(StorageError) as caught:
             apply("in.npy", "out.npy")
-    said = "cannot write out.npy.partial: Input/output error; what is done is kept: go on from there with --resume"
+    said = "cannot write out.npy: Input/output error; what is done is kept: go on from there with --resume"
     assert str(caught.value) == said
     assert apply("in.npy", "out.npy", Options(resume=True)).resumed
     assert np.array_equal(np.load("out.npy"), leaky_relu(X))

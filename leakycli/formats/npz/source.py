@@ -12,16 +12,19 @@ import lzma
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any, Protocol, cast
 
 import numpy as np
 from isal import igzip_lib, isal_zlib
 
-from leakycli.errors import CorruptError, LeakyError, StorageError, UnsupportedError, shown, storage_error
+from leakycli import stopping
+from leakycli.errors import CorruptError, LeakyError, StorageError, UnsupportedError, counted, listed, shown, storage_error
 from leakycli.formats import zipfile as z
-from leakycli.formats.base import Array, ArrayInfo, FlatSource, Member, Source
-from leakycli.formats.npy import MAGIC, NpyReader, read_header
+from leakycli.formats.base import Array, ArrayInfo, FlatSource, Member, Source, changed
+from leakycli.formats.npy import AGAIN, MAGIC, NpyReader, read_header, refuse_second
 from leakycli.regions import Span
 
 #: Bytes read from the archive at once.
@@ -30,8 +33,39 @@ _CHUNK = 1 << 18
 #: Deflate's most bytes out for one byte in: a match of 258 bytes in two bits.
 _MOST = 1032
 
-#: Largest LZMA dictionary taken, in bytes: the decompressor holds one. zipfile's own is 8 MiB.
-_MOST_DICTIONARY = 16 << 20
+#: Smallest dictionary that liblzma makes, in bytes.
+_LEAST_DICTIONARY = 1 << 12
+
+#: Names of methods that are not read (APPNOTE 4.4.5).
+_METHODS = {
+    1: "Shrink",
+    6: "Implode",
+    9: "Deflate64",
+    10: "Implode",
+    93: "Zstandard",
+    95: "XZ",
+    96: "JPEG",
+    97: "WavPack",
+    98: "PPMd",
+    99: "AES",
+}
+
+#: Layouts of several arrays of which most say where values are: what to call them, the arrays that all have, those of which they have one
+#: group, and those that hold values.
+_SPARSE = (
+    (
+        "a sparse matrix of SciPy (scipy.sparse.save_npz)",
+        {"format", "shape", "data"},
+        ({"indices", "indptr"}, {"row", "col"}, {"coords"}, {"offsets"}),
+        ("data",),
+    ),
+    (
+        "a sparse array (sparse.save_npz)",
+        {"shape", "data", "fill_value"},
+        ({"coords"}, {"indices", "indptr"}),
+        ("data", "fill_value"),
+    ),
+)
 
 #: What zipfile and the decompressors behind it raise on data that is not what it should be.
 _BROKEN: tuple[type[Exception], ...] = (
@@ -70,15 +104,17 @@ class Decompressor(Protocol):
 
 
 class Decompressed:
-    """The data of a member, decompressed. It never holds more than the bytes asked for and a chunk of the archive."""
+    """The data of a member, decompressed. It never holds more than the bytes asked for, a chunk of the archive, and `held` bytes."""
 
-    def __init__(self, path: str, start: int, compressed: int, method: int) -> None:
-        """start and compressed: the place and length of the data in the archive, in bytes. Raises OSError, NotImplementedError."""
+    held = 0
+
+    def __init__(self, path: str, start: int, entry: zipfile.ZipInfo) -> None:
+        """start: the place of the data in the archive, in bytes. Raises OSError, NotImplementedError."""
         self._file = open(path, "rb", buffering=0)  # noqa: SIM115
         try:
             self._file.seek(start)
-            self._left = compressed
-            self._decompressor = self._made(method)
+            self._left = entry.compress_size
+            self._decompressor = self._made(entry.compress_type, entry.file_size)
         except BaseException:
             self._file.close()
             raise
@@ -94,6 +130,17 @@ class Decompressed:
                 return data
         return b""
 
+    def skip(self, size: int) -> None:
+        """Pass over the next `size` bytes."""
+        if self._decompressor is None:
+            size = min(size, self._left)
+            self._file.seek(size, os.SEEK_CUR)
+            self._left -= size
+            return
+        while size and (data := self.read(min(size, _CHUNK))):
+            stopping.check()
+            size -= len(data)
+
     def close(self) -> None:
         self._file.close()
 
@@ -102,8 +149,8 @@ class Decompressed:
         self._left -= len(chunk)
         return chunk
 
-    def _made(self, method: int) -> Decompressor | None:
-        """The decompressor of zip's `method`; None for stored data."""
+    def _made(self, method: int, size: int) -> Decompressor | None:
+        """The decompressor of zip's `method` for data of `size` bytes; None for stored data."""
         if method == z.STORED:
             return None
         if method == z.DEFLATED:
@@ -111,17 +158,18 @@ class Decompressed:
         if method == zipfile.ZIP_BZIP2:
             return bz2.BZ2Decompressor()
         if method != zipfile.ZIP_LZMA:
-            raise NotImplementedError(f"compression method {method} is not known")
+            name = f" ({_METHODS[method]})" if method in _METHODS else ""
+            raise NotImplementedError(f"compression method {method}{name} is not read; unpack the archive, and pack it again with 'zip'")
         # APPNOTE 5.8.8: version, size of the properties, properties as in a .lzma file.
         head = self._chunk(9)
         if len(head) < 9 or head[2:4] != b"\5\0":
             raise ValueError("its LZMA header is malformed")
         packed, dictionary = head[4], int.from_bytes(head[5:9], "little")
-        if dictionary > _MOST_DICTIONARY:
-            raise NotImplementedError(f"its LZMA dictionary of {dictionary} bytes is larger than {_MOST_DICTIONARY}")
         rest, lc = divmod(packed, 9)
         pb, lp = divmod(rest, 5)
-        filters = [{"id": lzma.FILTER_LZMA1, "lc": lc, "lp": lp, "pb": pb, "dict_size": dictionary}]
+        # Nothing refers to what is farther back than the data are long.
+        self.held = max(min(dictionary, size), _LEAST_DICTIONARY)
+        filters = [{"id": lzma.FILTER_LZMA1, "lc": lc, "lp": lp, "pb": pb, "dict_size": self.held}]
         return lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=filters)
 
 
@@ -139,14 +187,21 @@ class NpzSource(FlatSource):
         repeated = len(self.zip.infolist()) - len(entries)
         self.warnings: tuple[str, ...] = ()
         if repeated:
-            self.warnings = (f"{shown(path)}: {repeated} members are there under a name that comes again; the last of a name counts",)
+            names = listed(name for name, count in Counter(entry.filename for entry in self.zip.infolist()).items() if count > 1)
+            self.warnings = (f"{shown(path)}: several members have one name, of which the last counts, as for numpy: {names}",)
+        if system := [key for key in entries if _of_system(key)]:
+            what = f"{counted(len(system), 'member')} of macOS's own ({listed(system)})"
+            self.warnings += (f"{shown(path)}: {what}: skipped where it holds no array",)
         self._entries: dict[str, zipfile.ZipInfo] = {}
         self._offsets: dict[str, tuple[int, bytes]] = {}
         try:
-            self.members = tuple(self._member(entry) for entry in entries.values())
+            self.members = _without_positions(path, tuple(self._member(entry, _name(entry, entries)) for entry in entries.values()))
             self.opened = self._identity(os.fstat(self.zip.fp.fileno()))
+            # Members are read by the path, the directory was read from the open file.
+            if self.identity() != self.opened:
+                raise changed(path)
             if not any(member.array or member.problem for member in self.members):
-                raise CorruptError(f"{shown(path)}: holds no arrays (of {len(entries)} members none is a .npy file)")
+                raise CorruptError(f"{shown(path)}: {_no_arrays(entries)}")
         except BaseException:
             self.zip.close()
             raise
@@ -169,7 +224,10 @@ class NpzSource(FlatSource):
 
     def data(self, entry: zipfile.ZipInfo) -> Bytes:
         """A member's data from its beginning."""
-        return Decompressed(self._path, self.start(entry), entry.compress_size, entry.compress_type)
+        return self._decompressed(entry)
+
+    def _decompressed(self, entry: zipfile.ZipInfo) -> Decompressed:
+        return Decompressed(self._path, self.start(entry), entry)
 
     def start(self, entry: zipfile.ZipInfo) -> int:
         """Where a member's data begins in the archive, in bytes. Raises CorruptError where it does not lie in it."""
@@ -180,9 +238,9 @@ class NpzSource(FlatSource):
                 start = z.data_offset(file.read(z.LOCAL_SIZE), entry.header_offset)
                 size = os.fstat(file.fileno()).st_size
         except (OSError, ValueError, OverflowError):
-            raise CorruptError(f"{name}has no header where the directory says") from None
+            raise CorruptError(f"{name}has no header where the directory says; {AGAIN}") from None
         if start is None or start + entry.compress_size > size:
-            raise CorruptError(f"{name}has no data where the directory says; the archive is cut off or damaged")
+            raise CorruptError(f"{name}has no data where the directory says; the archive is cut off or damaged; {AGAIN}")
         return start
 
     def copy_problem(self, member: Member, other: Source, there: Member) -> str | None:
@@ -238,47 +296,63 @@ class NpzSource(FlatSource):
             file.seek(at)
             while left:
                 if not (data := file.read(min(piece, left))):
-                    raise CorruptError(f"{_where(self._path, member.key)}is cut off")
+                    raise CorruptError(f"{_where(self._path, member.key)}is cut off; {AGAIN}")
                 left -= len(data)
                 yield data
 
-    def _member(self, entry: zipfile.ZipInfo) -> Member:
-        """What `entry` is. What is wrong with it matters only if it is chosen, so that --skip gets past it."""
+    def _member(self, entry: zipfile.ZipInfo, array: str) -> Member:
+        """What `entry` is, perhaps an array of the name `array`. What is wrong with it matters only if it is chosen."""
         key = entry.filename
-        name, array = _where(self._path, key), key.removesuffix(".npy")
+        name = _where(self._path, key)
         self._entries[key] = entry
+        problem: LeakyError
         try:
             return self._inspected(entry, name, array)
+        except StorageError:
+            raise
         except LeakyError as error:
-            return Member(key, array, None, error)
+            problem = error
         except NotImplementedError as error:
-            return Member(key, array, None, UnsupportedError(f"{name}cannot be read: {shown(str(error))}"))
+            problem = UnsupportedError(f"{name}cannot be read: {shown(str(error))}")
+        except MemoryError:
+            problem = UnsupportedError(
+                f"{name}cannot be read: there is no memory for what its decompressor holds; pack it again with 'zip'"
+            )
         except _BROKEN as error:
-            return Member(key, array, None, CorruptError(f"{name}cannot be read: {shown(str(error)) or type(error).__name__}"))
+            problem = CorruptError(f"{name}cannot be read: {shown(str(error)) or type(error).__name__}; {AGAIN}")
+        return Member(key, array, None, problem, copies=False)
 
     def _inspected(self, entry: zipfile.ZipInfo, name: str, array: str) -> Member:
         key = entry.filename
         if len(key.encode("utf-8", "surrogatepass")) > z.LONGEST_NAME:
-            raise UnsupportedError(f"{name[:200]}... has a name of more than {z.LONGEST_NAME} bytes")
+            raise UnsupportedError(f"{name[:200]}... has a name of more than {z.LONGEST_NAME} bytes; pack it again under a shorter one")
         if entry.flag_bits & z.ENCRYPTED:
             raise UnsupportedError(f"{name}is encrypted; decrypt the archive first")
         start = self.start(entry)
         if entry.compress_type == z.DEFLATED and entry.file_size > _MOST * entry.compress_size:
-            raise CorruptError(f"{name}declares {entry.file_size} bytes, more than {entry.compress_size} deflated bytes can hold")
+            raise CorruptError(f"{name}declares {entry.file_size} bytes, more than {entry.compress_size} deflated bytes can hold; {AGAIN}")
         if entry.compress_type == z.STORED and entry.compress_size != entry.file_size:
-            raise CorruptError(f"{name}is stored in {entry.compress_size} bytes but declares {entry.file_size}")
-        if not key.endswith(".npy"):
+            raise CorruptError(f"{name}is stored in {entry.compress_size} bytes but declares {entry.file_size}; {AGAIN}")
+        if not key.endswith(".npy") or _of_system(key):
             # numpy goes by the content, so that an array may have any name.
-            with contextlib.closing(self.data(entry)) as data:
+            with contextlib.closing(self._decompressed(entry)) as data:
                 if _exactly(data)(len(MAGIC)) != MAGIC:
-                    return Member(key, array)
-        with contextlib.closing(self.data(entry)) as data:
-            info, header = read_header(_exactly(data), name.removesuffix(": "), array)
-        if len(header) + info.nbytes > entry.file_size:
-            needed = len(header) + info.nbytes
-            raise CorruptError(f"{name}is cut off: its header promises {needed} bytes, the archive has {entry.file_size}")
+                    return Member(key, array, memory=data.held)
+        behind = 0
+        with contextlib.closing(self._decompressed(entry)) as data:
+            try:
+                info, header = read_header(_exactly(data), name.removesuffix(": "), array=array)
+                needed = len(header) + info.nbytes
+                if needed > entry.file_size:
+                    raise CorruptError(f"{name}is cut off: its header promises {needed} bytes, the archive has {entry.file_size}; {AGAIN}")
+                if behind := entry.file_size - needed:
+                    data.skip(info.nbytes)
+                    refuse_second(name.removesuffix(": "), _exactly(data)(len(MAGIC)), behind)
+            except (CorruptError, UnsupportedError) as error:
+                # Of the array only: the member is one that can be copied.
+                return Member(key, array, None, error, memory=data.held)
         self._offsets[key] = (start, header)
-        return Member(key, array, info)
+        return Member(key, array, info, memory=data.held, behind=behind)
 
 
 class NpzStoredReader(NpyReader):
@@ -348,7 +422,7 @@ class _Checked:
         except _BROKEN as error:
             raise self._broken(error) from None
         if more:
-            raise CorruptError(f"{self._name}holds more than the {self._size} bytes it declares")
+            raise CorruptError(f"{self._name}holds more than the {self._size} bytes it declares; {AGAIN}")
         _check_crc(self._name, self._crc, self._declared_crc)
 
     def close(self) -> None:
@@ -357,7 +431,7 @@ class _Checked:
     def _broken(self, error: Exception) -> LeakyError:
         if isinstance(error, OSError) and error.errno is not None:
             return StorageError(f"{self._name}cannot be read: {error.strerror}")
-        return CorruptError(f"{self._name}cannot be decompressed: {shown(str(error)) or type(error).__name__}")
+        return CorruptError(f"{self._name}cannot be decompressed: {shown(str(error)) or type(error).__name__}; {AGAIN}")
 
 
 class NpzStreamReader:
@@ -394,11 +468,52 @@ def _opened(path: str) -> zipfile.ZipFile:
         return zipfile.ZipFile(path)
     except OSError as error:
         if error.errno is None:
-            raise CorruptError(f"{shown(path)}: is no zip archive that can be read: {shown(str(error))}") from None
+            raise CorruptError(f"{shown(path)}: is no zip archive that can be read: {shown(str(error))}; {AGAIN}") from None
         raise storage_error(error, path, "cannot read") from None
     # A hostile directory trips zipfile in several ways.
     except Exception as error:
-        raise CorruptError(f"{shown(path)}: is no zip archive that can be read: {shown(str(error)) or type(error).__name__}") from None
+        text = shown(str(error)) or type(error).__name__
+        raise CorruptError(f"{shown(path)}: is no zip archive that can be read: {text}; {AGAIN}") from None
+
+
+def _name(entry: zipfile.ZipInfo, entries: Iterable[str]) -> str:
+    """What numpy calls the member. Where a member has that very name, too, it is called by the whole of its own."""
+    short = entry.filename.removesuffix(".npy")
+    return entry.filename if short != entry.filename and short in entries else short
+
+
+def _of_system(key: str) -> bool:
+    """Whether macOS calls what it keeps beside files so."""
+    folder, _, name = key.rpartition("/")
+    return "__MACOSX" in folder.split("/") or name.startswith("._")
+
+
+def _no_arrays(names: Iterable[str]) -> str:
+    """What to say of an archive of members without arrays."""
+    names = list(names)
+    ends = {name.rpartition("/")[2] for name in names}
+    if "data.pkl" in ends:
+        return "is a file of PyTorch (torch.save), and holds no .npy files; numpy.save each tensor of torch.load as its .numpy()"
+    if "[Content_Types].xml" in ends:
+        return "is a document of an office program; export its numbers as CSV, and numpy.save what numpy.loadtxt reads"
+    inside = f": {listed(names)}" if names else ""
+    return f"holds no arrays: of its {counted(len(names), 'member')} none is a .npy file{inside}; unpack it, and give what is in it"
+
+
+def _without_positions(path: str, members: tuple[Member, ...]) -> tuple[Member, ...]:
+    """The members of an archive; in one of a sparse matrix those that say where its values are must be named to be transformed."""
+    names = {member.name for member in members}
+    for what, common, groups, values in _SPARSE:
+        if common <= names and any(group <= names for group in groups):
+            only = " ".join(f"--only {name}" for name in values)
+            verb = "holds" if len(values) == 1 else "hold"
+            reserved = UnsupportedError(
+                f"{shown(path)}: is {what}, of whose arrays {' and '.join(values)} alone {verb} values and the others say where they are; "
+                f"transform the values with {only}"
+            )
+            positions = common.union(*groups).difference(values)
+            return tuple(replace(member, reserved=reserved) if member.name in positions else member for member in members)
+    return members
 
 
 def _where(path: str, member: str) -> str:
@@ -407,7 +522,7 @@ def _where(path: str, member: str) -> str:
 
 def _check_crc(name: str, found: int, declared: int) -> None:
     if found != declared:
-        raise CorruptError(f"{name}is damaged: its CRC-32 is {found:08x}, the archive says {declared:08x}")
+        raise CorruptError(f"{name}is damaged: its CRC-32 is {found:08x}, the archive says {declared:08x}; {AGAIN}")
 
 
 def _exactly(data: Bytes) -> Callable[[int], bytes]:
