@@ -61,14 +61,14 @@ alpha = click.option(
     "--alpha", type=float, metavar="A", callback=_finite, default=0.2, show_default=True, help="Slope for x <= 0; any finite number."
 )
 dtype = click.option("--dtype", type=click.Choice(DTYPES), help="Type of the result. [default: that of floats, float32 for integers]")
-nan = click.option("--nan", type=int, metavar="N", help="What NaN becomes in an integer --dtype; without it NaN fails the run.")
+nan = click.option("--nan", type=int, metavar="N", help="Replace NaN by N in an integer --dtype; without it NaN fails the run.")
 strict = click.option("--strict", is_flag=True, help="Write nothing if a value overflows or is clipped in --dtype.")
-workers = click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Threads. [default: as many as may run at once]")
+workers = click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Number of threads. [default: the number of processors]")
 memory = click.option(
     "--memory",
     callback=_size,
     metavar="SIZE",
-    help="Bound on peak memory, as in 256M. [default: 512M, or what it needs]",
+    help="Limit on peak memory, as in 256M. [default: 512M, or what one chunk needs]",
     shell_complete=completion.one_of("256M", "512M", "1G", "2G", "4G"),
 )
 overwrite = click.option(
@@ -79,14 +79,14 @@ only = click.option(
     "--only",
     multiple=True,
     metavar="NAME",
-    help="Transform only the array of this name, or those that match it as a shell's pattern; may be repeated. Others are copied.",
+    help="Transform only arrays of this name (or shell pattern); may be repeated. Others are copied.",
     shell_complete=completion.members,
 )
 skip = click.option(
     "--skip",
     multiple=True,
     metavar="NAME",
-    help="Copy the array of this name, or those that match it as a shell's pattern, as they are; may be repeated.",
+    help="Copy arrays of this name (or shell pattern) as they are; may be repeated.",
     shell_complete=completion.members,
 )
 to = click.option("--to", type=click.Choice(("npy", "npz", "zarr")), help="Format of the results in a folder, or of '-'.")
@@ -106,9 +106,9 @@ zarr_format = click.option(
 )
 no_provenance = click.option("--no-provenance", is_flag=True, help="Zarr: leave out the attribute that says what was done.")
 resume = click.option(
-    "--resume", is_flag=True, allow_from_autoenv=False, help="Go on from what an interrupted run left; skip results that are complete."
+    "--resume", is_flag=True, allow_from_autoenv=False, help="Continue an interrupted run; skip results that are complete."
 )
-fsync = click.option("--fsync", is_flag=True, help="Flush to disk before going on, so that also a crash of the system loses nothing.")
+fsync = click.option("--fsync", is_flag=True, help="Flush results to disk, so that not even a crash of the system loses work.")
 dry_run = click.option("--dry-run", is_flag=True, allow_from_autoenv=False, help="Check everything, show the plan, write nothing.")
 report = click.option(
     "--report",
