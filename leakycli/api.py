@@ -7,7 +7,6 @@ one line that can be shown as it is.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -17,7 +16,6 @@ import numpy as np
 
 from leakycli import formats
 from leakycli.engine import events
-from leakycli.engine.executors import ForkedExecutor
 from leakycli.engine.job import Job, Preview
 from leakycli.engine.selection import refuse_unmet
 from leakycli.errors import LeakyError, UsageError, let_go, shown
@@ -25,6 +23,7 @@ from leakycli.formats import ArrayInfo, Member, Usage
 from leakycli.function.rule import OUTPUTS
 from leakycli.options import Options, ignored
 from leakycli.report.model import Report
+from leakycli.report.saved import MALFORMED, saved_values
 
 if TYPE_CHECKING:
     from leakycli.engine.verify import Comparison
@@ -37,23 +36,20 @@ def apply(
     dest: str,
     options: Options | None = None,
     observe: events.Observer = events.ignore,
-    processes: ForkedExecutor | None = None,
-    brief: bool = False,
 ) -> Report:
     """Write the leaky ReLU of the array file `source` to `dest` and a report beside it; returns the report.
 
     source: path of a `.npy` or `.npz` file, a Zarr array or group, a FIFO, or "-" for standard input. dest: path ending in `.npy`, `.npz`,
     `.zarr` or `.zarr.zip`, or "-". The destination appears complete or not at all; what was under its name stays until then, and for good
-    without `options.overwrite`. processes: instead of threads, where they are quicker; see there when they may be made. brief: so
-    small that it is not worth going on from; a new `.npy` is then made in fewer steps (see `publish.UnnamedPublication`).
+    without `options.overwrite`.
     """
-    with Job(source, dest, options or Options(), processes, brief) as job:
+    with Job(source, dest, options or Options()) as job:
         return job.run(observe)
 
 
-def dry_run(source: str, dest: str, options: Options | None = None, processes: ForkedExecutor | None = None) -> Preview:
+def dry_run(source: str, dest: str, options: Options | None = None) -> Preview:
     """What `apply` would do, after the same checks; nothing is written."""
-    with Job(source, dest, options or Options(), processes) as job:
+    with Job(source, dest, options or Options()) as job:
         job.check()
         return job.preview()
 
@@ -128,13 +124,13 @@ def recorded_parameters(dest: str, storage_options: Mapping[str, Any] | None = N
     """The parameters that the report beside `dest` gives for it; None without a report, or where it is of another file."""
     try:
         at, report_at = (formats.located(path, storage_options or {}) for path in (dest, f"{dest}.report.json"))
-        report = json.loads(formats.read(report_at) or b"")
+        report = saved_values(report_at)
         identity, given = report["destination"]["identity"], report["parameters"]
         known = type(given["alpha"]) in (int, float) and math.isfinite(given["alpha"])
         known = known and given["dtype"] in (None, *OUTPUTS) and type(given["nan"]) in (int, type(None))
-        if known and identity == {"sampled_blake2b": formats.fingerprint(at)}:
+        if known and identity == formats.fingerprint(at):
             patterns = {name: tuple(map(str, given[name])) for name in ("only", "skip")}
             return {name: given[name] for name in ("alpha", "dtype", "nan")} | patterns
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except MALFORMED:
         pass
     return None

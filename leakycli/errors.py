@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Iterable
 from itertools import islice
-from typing import Any
 
 
 class LeakyError(Exception):
@@ -24,9 +23,9 @@ class StorageError(LeakyError, OSError):
 
     exit_code = 1
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # OSError takes its errno from two arguments, and has one here.
-        return type(self), self.args, {**self.__dict__, "errno": self.errno}
+
+class FlushError(StorageError):
+    """What was written could not be flushed to disk. It may be lost although the next flush succeeds: nothing may be built on it."""
 
 
 class SourceChangedError(StorageError):
@@ -81,14 +80,27 @@ def let_go(error: BaseException) -> None:
 _LONGEST_SHOWN = 500
 
 
-#: The user and password in a URL; what comes after its "?", as a signature does.
-_USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/\s]*@")
-_QUERY = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://[^\s?'\"]*\?)[^\s'\"]+")
+#: The user and password in a URL; a word, in which what comes after a URL's "?" may be a signature. Each begins with a text that is found
+#: at once or takes all that follows, so that the time grows with the length of a text and not with its square.
+_USER = re.compile(r"(://)[^/\s]*@")
+_WORD = re.compile(r"[^\s'\"]+")
 
 
 def redacted(text: str) -> str:
     """`text` without what may be secret in the URLs in it."""
-    return _QUERY.sub(r"\1***", _USER.sub(r"\1***@", text)) if "://" in text else text
+    return _WORD.sub(_without_query, _USER.sub(r"\1***@", text)) if "://" in text else text
+
+
+def _without_query(word: re.Match[str]) -> str:
+    url, mark, query = word[0].partition("?")
+    if "://" not in url:
+        # A "?" before the URL is none of it.
+        before, _, after = word[0].partition("://")
+        url, mark, query = after.partition("?")
+        url = f"{before}://{url}"
+        if not after:
+            return word[0]
+    return f"{url}{mark}***" if query else word[0]
 
 
 def visible(text: str) -> str:

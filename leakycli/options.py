@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from leakycli import system
-from leakycli.engine.executors import ForkedExecutor
 from leakycli.engine.plan import ArrayPlan, Plan, plan_run
 from leakycli.engine.selection import Selection
 from leakycli.errors import LeakyError, UsageError, shown
@@ -91,20 +90,12 @@ class Options:
         """Which arrays are transformed."""
         return Selection(self.only, self.skip, self.patterns_met)
 
-    def plan(
-        self, arrays: tuple[ArrayPlan[Any], ...], processes: ForkedExecutor | None = None, remote: bool = False, held: int = 0
-    ) -> Plan:
-        """The plan for `arrays` on this machine, now. processes: to be used instead of threads. remote: workers wait a lot.
-
-        held: bytes that are held beside the arrays.
-        """
+    def plan(self, arrays: tuple[ArrayPlan[Any], ...], remote: bool = False, held: int = 0) -> Plan:
+        """The plan for `arrays` on this machine, now. remote: workers wait a lot. held: bytes that are held beside the arrays."""
         if self.workers is not None and self.workers < 1:
             raise UsageError(f"workers must be at least 1, not {self.workers}")
         workers = self.workers or max(system.cpus(), REMOTE_WORKERS * remote)
-        process = 0
-        if processes is not None:
-            workers, process = min(workers, processes.size), processes.resident()
-        return plan_run(arrays, workers, system.resident(), self.memory, system.memory_available, process, held)
+        return plan_run(arrays, workers, system.resident(), self.memory, system.memory_available, held)
 
     def parameters(self) -> dict[str, Any]:
         """What decides the result: its values, and its layout where that was asked for."""

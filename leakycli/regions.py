@@ -103,6 +103,17 @@ class Grid:
             number = number * count + at
         return number
 
+    def offset(self, index: Index) -> int:
+        """Elements of the units whose number is less than that of the unit at `index`."""
+        before, extent = 0, 1
+        axes = range(len(self.shape))
+        for axis in reversed(axes) if self.reverse else axes:
+            start = index[axis] * self.unit[axis]
+            rest = prod(self.shape[:axis] if self.reverse else self.shape[axis + 1 :])
+            before += extent * start * rest
+            extent *= min(start + self.unit[axis], self.shape[axis]) - start
+        return before
+
     def box(self, index: Index, joined: Index | None = None) -> Box:
         """The elements of the unit at `index`, with `joined` of as many units along each axis."""
         start = tuple(i * u for i, u in zip(index, self.unit, strict=True))
@@ -198,3 +209,32 @@ def cuts(shape: Index, most: int) -> Iterator[tuple[int, tuple[slice | EllipsisT
             stop = min(start + step, shape[axis])
             yield at, (*leading, slice(start, stop))
             at += (stop - start) * inner
+
+
+def stretches(shape: Index, start: int, stop: int) -> Iterator[tuple[tuple[slice, ...], int]]:
+    """The elements from `start` up to `stop` in the C order of an array of that shape, as boxes in that order.
+
+    Each is (what selects it, its size).
+    """
+    if not shape:
+        yield (), 1
+        return
+    inner = prod(shape[1:])
+    if start >= stop or not inner:
+        return
+    (first, begin), (last, end) = divmod(start, inner), divmod(stop, inner)
+    if first == last:
+        yield from _in_row(first, shape, begin, end)
+        return
+    if begin:
+        yield from _in_row(first, shape, begin, inner)
+        first += 1
+    if first < last:
+        yield (slice(first, last), *(slice(None) for _ in shape[1:])), (last - first) * inner
+    if end:
+        yield from _in_row(last, shape, 0, end)
+
+
+def _in_row(row: int, shape: Index, start: int, stop: int) -> Iterator[tuple[tuple[slice, ...], int]]:
+    for selection, size in stretches(shape[1:], start, stop):
+        yield (slice(row, row + 1), *selection), size

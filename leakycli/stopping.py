@@ -7,8 +7,11 @@ then a thread waits for ever. So while a run has threads it is guarded: what ask
 from __future__ import annotations
 
 import contextlib
+import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
 
 _depth = 0
 _asked: BaseException | None = None
@@ -51,3 +54,33 @@ def guarded() -> Iterator[None]:
         if not _depth:
             _stopping = False
             check()
+
+
+class Hold:
+    """A context that can hold signals back: from `begin` to its end, what asks to stop waits, and is then delivered.
+
+    Python runs a signal's handler in the main thread whichever thread the system gave it to, so that the handlers are replaced; to block
+    the signals in one thread would not do. Elsewhere than in the main thread nothing is delivered, and nothing is done.
+    """
+
+    def __init__(self) -> None:
+        self._handlers: dict[signal.Signals, Callable[[int, FrameType | None], Any]] = {}
+        self._taken: list[int] = []
+
+    def begin(self) -> None:
+        if self._handlers or threading.current_thread() is not threading.main_thread():
+            return
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if callable(handler := signal.getsignal(signum)):
+                self._handlers[signum] = handler
+                signal.signal(signum, lambda number, _: self._taken.append(number))
+
+    def __enter__(self) -> Hold:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        handlers, self._handlers = self._handlers, {}
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
+        for number in self._taken[:1]:
+            handlers[signal.Signals(number)](number, None)

@@ -1,16 +1,16 @@
-"""What this machine gives the process: processors, memory, and how much it has used. Linux's cgroup limits (v1 and v2) count."""
+"""What this machine gives the process: processors, memory, files; and how much it has used. Linux's cgroup limits (v1 and v2) count."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from functools import lru_cache
 
-#: malloc.h of glibc; the first is at most half of what one of its heaps holds, 32 MiB.
-_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD, _M_ARENA_MAX = -3, -1, -8
+from leakycli.errors import FlushError, shown, storage_error
 
 #: Bytes from which `reserve` does something: smaller files are written at once.
 _RESERVED = 1 << 20
@@ -31,6 +31,11 @@ def cpus() -> int:
         if quota and quota[0].isdigit() and int(period) > 0:
             allowed = min(allowed, -(-int(quota[0]) // int(period)))
     return max(allowed, 1)
+
+
+def wanted_kernel() -> str:
+    """The implementation of the function that LEAKYCLI_KERNEL asks for; "" where it asks for none."""
+    return os.environ.get("LEAKYCLI_KERNEL", "")
 
 
 def memory_available() -> int | None:
@@ -70,6 +75,37 @@ def reserve(fd: int, size: int) -> None:
         raise OSError(code, os.strerror(code))
 
 
+def sync_path(path: str) -> None:
+    """Flush a file, or a folder's list of names, to disk. Raises StorageError; FlushError where what was written may be lost."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise storage_error(error, path, "cannot flush") from None
+    try:
+        sync(fd, path)
+    finally:
+        os.close(fd)
+
+
+def sync(fd: int, path: str) -> None:
+    """Flush an open file to disk. Raises FlushError, naming `path`."""
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.ENOTSUP) and stat.S_ISDIR(os.fstat(fd).st_mode):
+            return  # its file system has no such thing for folders
+        raise FlushError(f"cannot flush {shown(path)}: {error.strerror}") from None
+
+
+def open_own(path: str, flags: int, mode: int = 0o600) -> int:
+    """Open a file that this run has made, or makes: never by way of a link that somebody put in its place. Raises OSError.
+
+    The links of /proc/self/fd are those of files that have no name.
+    """
+    follow = path.startswith("/proc/self/fd/")
+    return os.open(path, flags | os.O_CLOEXEC | (0 if follow else os.O_NOFOLLOW), mode)
+
+
 def resident() -> int:
     """Bytes of resident memory now (the peak so far where the system tells only that)."""
     return _status("VmRSS:") or _max_rss()
@@ -79,21 +115,6 @@ def peak_resident() -> int:
     """Bytes of resident memory at the process's peak."""
     # Not ru_maxrss on Linux: it survives exec, so that the child of a large parent reports the parent's peak.
     return _status("VmHWM:") or _max_rss()
-
-
-def keep_freed_memory() -> None:
-    """Let this process, and those forked from it, keep freed memory for its next use instead of giving it back to the system at once.
-
-    Codecs take and free a few buffers for each chunk, and to be given fresh pages for them took as long as copying. For programs: it is no
-    library's to decide. glibc only; elsewhere nothing is done.
-
-    All threads take from one arena: what is kept in one is of no use to another, and codecs run in several. With an arena for each, the
-    peak was up to 7 chunks above the projected for codecs whose output grows as it comes (gzip, version 2).
-    """
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)
-        libc.mallopt(_M_TRIM_THRESHOLD, 256 << 20)
-        libc.mallopt(_M_ARENA_MAX, 1)
 
 
 def _status(field: str) -> int:

@@ -31,8 +31,10 @@ LAYERS = (
     ("formats",),
     ("engine.plan", "engine.events", "engine.__init__"),
     ("stores",),
-    ("function.onepass",),
-    ("function.summary", "function.kernel"),
+    ("function.sample",),
+    ("function.kernel",),
+    ("function.compiled", "function.reference"),
+    ("function.stats",),
     ("function",),
     ("regions",),
     ("errors", "system", "_version", "stopping"),
@@ -136,6 +138,18 @@ def test_heavy_packages_are_imported_when_used(module: str) -> None:
     assert not heavy or module.startswith("formats.zarr"), f"{module} imports {heavy} at its top level"
 
 
-@pytest.mark.parametrize("module", ["function.kernel", "function.rule", "function.summary", "regions", "engine.plan", "function.onepass"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "function.kernel",
+        "function.compiled",
+        "function.reference",
+        "function.rule",
+        "function.sample",
+        "function.stats",
+        "regions",
+        "engine.plan",
+    ],
+)
 def test_pure_modules_touch_no_file_clock_environment_or_log(module: str) -> None:
     assert not {name.split(".")[0] for name in imports(module)} & {"os", "io", "pathlib", "time", "datetime", "logging"}

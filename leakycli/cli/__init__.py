@@ -72,7 +72,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line with the process's arguments, and end the process."""
-    # The workers are ours. numpy's OpenBLAS starts a thread for each processor, which spins for a while when there is nothing to do.
+    # The workers are ours: numpy's OpenBLAS would start a thread for each processor, of no use here.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Importing makes objects that stay. To look for garbage after every 700, and through all at the end, takes longer than a small file.
     gc.set_threshold(10_000)
@@ -130,6 +130,11 @@ def _result(arguments: list[str]) -> int:
     except Exception as error:
         if state["debug"]:
             traceback.print_exc()
+        if isinstance(error, RuntimeError) and "start new thread" in str(error):
+            _say(
+                "cannot start a thread: the process has reached a limit of threads or memory (ulimit -u, -v); raise it or give --workers 1"
+            )
+            return 1
         _say(f"a defect of leakycli, please report it: {type(error).__name__}: {error} (--debug shows where)")
         return 1
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
-import os
 import sys
 from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,15 +16,12 @@ from leakycli import stopping
 from leakycli.cli import completion
 from leakycli.cli import options as o
 from leakycli.cli.environment import Command
-from leakycli.errors import BatchError, LeakyError, StorageError, UsageError, let_go, redacted, shown, visible
+from leakycli.errors import BatchError, LeakyError, UsageError, let_go, redacted, shown, visible
 
 if TYPE_CHECKING:
-    from concurrent.futures import Future
-
     from leakycli.api import Options
     from leakycli.cli.where import Job
     from leakycli.engine import events
-    from leakycli.engine.executors import ForkedExecutor
     from leakycli.report.model import Report
 
 
@@ -77,12 +72,10 @@ def command(sources: tuple[str, ...], dest: str, **given: Any) -> int:
 
     Each option but --overwrite, --resume and --dry-run can be set as LEAKYCLI_APPLY_<OPTION> in the environment.
     """
-    from leakycli import system
     from leakycli.api import Options, check_patterns
     from leakycli.cli.where import resolve_jobs
     from leakycli.formats import parse_options
 
-    system.keep_freed_memory()
     if dest == "-" and given["json"]:
         raise UsageError("--json and the result cannot both go to standard output; name a file for one of them (--report PATH)")
     sources += _listed(given["files_from"])
@@ -120,71 +113,57 @@ def command(sources: tuple[str, ...], dest: str, **given: Any) -> int:
         command=_command(sys.argv[1:]),
     )
     with contextlib.ExitStack() as stack:
-        processes = _processes(jobs, options)
-        if processes is not None:
-            stack.enter_context(processes)
         if batch:
             options = check_patterns((job.source for job in jobs), options)
         if given["dry_run"]:
-            return _each(jobs, given, lambda job: _show_plan(job, options, given, processes))
-        begun = _begun_ahead(jobs, options, given, processes) if processes is not None and not given["fail_fast"] else iter(())
-        return _each(jobs, given, lambda job: _apply(job, options, given, batch, processes, next(begun, None)))
+            return _each(jobs, given, lambda job: _show_plan(job, options, given))
+        begun = iter(()) if given["fail_fast"] else _begun_ahead(jobs, options, given, stack)
+        return _each(jobs, given, lambda job: _apply(job, options, given, batch, next(begun, None)))
 
 
-#: Bytes of a `.npy` up to which a process takes it as a whole.
-SMALL = 1 << 20
-
-#: From how many of those on; how many go to a process together; and how many are begun before their turn.
+#: From how many small files on a worker takes each as a whole, and how many are begun before their turn.
 MANY = 16
-TOGETHER = 16
 AHEAD = 128
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What is said of a run in another process, and the bytes that it read and wrote."""
+    """What is said of a run of another worker, and the bytes that it read and wrote."""
 
     text: str
     bytes_in: int
     bytes_out: int
 
 
-#: A run that was begun, with others: its outcome is this one of those.
-Begun = tuple["Future[list[Outcome | LeakyError]]", int]
+def _begun_ahead(jobs: list[Job], options: Options, given: dict[str, Any], stack: contextlib.ExitStack) -> Iterator[Future[Outcome] | None]:
+    """For each job, in order, its run by a worker, which is begun ahead of its turn; None for one that is not small.
 
+    stack: ends the workers.
+    """
+    from leakycli import system
+    from leakycli.engine.job import SMALL
+    from leakycli.formats import is_small_file
 
-def _small(job: Job) -> bool:
-    from leakycli.formats import is_regular
-
-    return job.source.lower().endswith(".npy") and is_regular(job.source) and os.path.getsize(job.source) <= SMALL
-
-
-def _begun_ahead(jobs: list[Job], options: Options, given: dict[str, Any], processes: ForkedExecutor) -> Iterator[Begun | None]:
-    """For each job, in order, its run in one of the `processes`, which is begun ahead of its turn; None for one that is not small."""
-    alone, shape = replace(options, workers=1), (given["json"], given["quiet"])
-    waiting: deque[Begun | None] = deque()
-    for small, group in groupby(jobs, _small):
-        while some := list(islice(group, TOGETHER)):
-            future = processes.submit(_outcomes, some, alone, shape) if small and len(jobs) >= MANY else None
-            waiting.extend(None if future is None else (future, i) for i in range(len(some)))
-            while len(waiting) > AHEAD:
-                yield waiting.popleft()
+    small = [is_small_file(job.source, SMALL) for job in jobs] if len(jobs) >= MANY else []
+    workers = min(options.workers or system.cpus(), sum(small) // MANY + 1)
+    if workers < 2:
+        return
+    executor = ThreadPoolExecutor(workers, thread_name_prefix="leakycli-file")
+    stack.callback(executor.shutdown, cancel_futures=True)
+    alone = replace(options, workers=1)
+    waiting: deque[Future[Outcome] | None] = deque()
+    for job, is_small in zip(jobs, small, strict=True):
+        waiting.append(executor.submit(_outcome, job, alone, given["json"], given["quiet"]) if is_small else None)
+        if len(waiting) > AHEAD:
+            yield waiting.popleft()
     yield from waiting
 
 
-def _outcomes(jobs: list[Job], options: Options, shape: tuple[bool, bool]) -> list[Outcome | LeakyError]:
-    """Do the jobs. shape: whether JSON is wanted, and whether nothing is."""
+def _outcome(job: Job, options: Options, json: bool, quiet: bool) -> Outcome:
     from leakycli.api import apply
 
-    outcomes: list[Outcome | LeakyError] = []
-    for job in jobs:
-        try:
-            report = apply(job.source, job.dest, options, brief=True)
-            outcomes.append(Outcome(_said(report, *shape), report.cost.bytes_read, report.cost.bytes_written))
-        except LeakyError as error:
-            let_go(error)
-            outcomes.append(error)
-    return outcomes
+    report = apply(job.source, job.dest, options)
+    return Outcome(_said(report, json, quiet), report.cost.bytes_read, report.cost.bytes_written)
 
 
 def _said(report: Report, json: bool, quiet: bool) -> str:
@@ -196,35 +175,6 @@ def _said(report: Report, json: bool, quiet: bool) -> str:
     from leakycli.report.terminal import line
 
     return line(report)
-
-
-def _processes(jobs: list[Job], options: Options) -> ForkedExecutor | None:
-    """Processes to work in, where there is enough to do. They are forked before anything has started threads, as zarr does on first use."""
-    from leakycli import system
-    from leakycli.engine.executors import ForkedExecutor, can_fork
-    from leakycli.engine.job import WORTH_PROCESSES
-    from leakycli.engine.plan import ALLOWANCE, DEFAULT_BOUND
-    from leakycli.formats import is_regular, is_url
-
-    # As many as there is room for beside this one.
-    room = (options.memory or DEFAULT_BOUND) // (system.resident() + ALLOWANCE)
-    workers = min(options.workers or system.cpus(), room - 1)
-    many = len(jobs) >= MANY and sum(map(_small, jobs)) >= MANY
-    # What is behind a URL is worked on in threads: see `leakycli.engine.job`.
-    jobs = [job for job in jobs if not is_url(job.dest)]
-    folders = [job for job in jobs if os.path.isdir(job.source)]
-    large = [job for job in jobs if is_regular(job.source) and os.path.getsize(job.source) >= WORTH_PROCESSES]
-    if workers < 2 or not can_fork() or not (folders or large or many):
-        return None
-    names = [name.rstrip("/").lower() for job in jobs for name in (job.source, job.dest)]
-    if folders or (options.to or "").startswith("zarr") or any(name.endswith((".zarr", ".zarr.zip")) for name in names):
-        # Here, so that not each of them loads it.
-        importlib.import_module("leakycli.formats.zarr")
-    try:
-        return ForkedExecutor(workers)
-    except OSError:
-        # Too many processes, or too many files open: threads do it.
-        return None
 
 
 #: Storage options whose values are no secrets.
@@ -294,7 +244,7 @@ def _naming(text: str, job: Job) -> str:
     return text if shown(job.source) in text or shown(job.dest) in text else f"{shown(job.source)}: {text}"
 
 
-def _apply(job: Job, options: Options, given: dict[str, Any], batch: bool, processes: ForkedExecutor | None, begun: Begun | None) -> None:
+def _apply(job: Job, options: Options, given: dict[str, Any], batch: bool, begun: Future[Outcome] | None) -> None:
     from leakycli.api import apply
     from leakycli.cli.progress import observer
 
@@ -302,8 +252,19 @@ def _apply(job: Job, options: Options, given: dict[str, Any], batch: bool, proce
         if begun is not None:
             said = _awaited(job, begun, observe)
         else:
-            report = apply(job.source, job.dest, options, observe, processes)
-            said = _said(report, given["json"], given["quiet"] or not batch)
+            already: list[bool] = []
+
+            def watch(event: events.Event) -> None:
+                already.extend([True] if getattr(event, "already", False) else [])
+                observe(event)
+
+            report = apply(job.source, job.dest, options, watch)
+            if already and not given["json"]:
+                # Its report is that of another run, and a file that anyone may have written.
+                said = "" if given["quiet"] else f"{visible(job.dest)}: already complete"
+                batch = True
+            else:
+                said = _said(report, given["json"], given["quiet"] or not batch)
     if said:
         click.echo(said)
     elif not batch and not given["quiet"]:
@@ -312,34 +273,26 @@ def _apply(job: Job, options: Options, given: dict[str, Any], batch: bool, proce
         render_report(report, sys.stderr if job.dest == "-" else sys.stdout)
 
 
-def _awaited(job: Job, begun: Begun, observe: events.Observer) -> str:
-    """What is said of a run in another process, which tells of its events when it is through."""
-    from concurrent.futures import wait
-
+def _awaited(job: Job, begun: Future[Outcome], observe: events.Observer) -> str:
+    """What is said of a run of another worker, which tells of its events when it is through."""
     from leakycli.engine import events
 
-    future, i = begun
     with stopping.guarded():
-        while not future.done():
-            wait([future], timeout=0.2)
+        while not begun.done():
+            wait([begun], timeout=0.2)
             stopping.check()
-    try:
-        outcome = future.result()[i]
-    except StorageError as error:
-        raise StorageError(f"{shown(job.source)}: {error}") from None
-    if isinstance(outcome, LeakyError):
-        raise outcome
+    outcome = begun.result()
     observe(events.Started(job.source, outcome.bytes_in))
     observe(events.RegionDone(job.source, "", outcome.bytes_in, outcome.bytes_out))
     observe(events.Finished(job.source))
     return outcome.text
 
 
-def _show_plan(job: Job, options: Options, given: dict[str, Any], processes: ForkedExecutor | None) -> None:
+def _show_plan(job: Job, options: Options, given: dict[str, Any]) -> None:
     from leakycli.api import dry_run
     from leakycli.report.terminal import plan_values, render_plan
 
-    values = plan_values(dry_run(job.source, job.dest, options, processes))
+    values = plan_values(dry_run(job.source, job.dest, options))
     if given["json"]:
         from json import dumps
 

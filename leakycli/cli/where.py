@@ -11,9 +11,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
 
-from leakycli.destination.publish import resolve, written_beside
+from leakycli.destination.names import check_jobs
 from leakycli.errors import StorageError, UsageError, counted, listed, shown, storage_error
 from leakycli.formats import FORMATS, MAGIC, SUFFIXES, is_regular, is_stream, is_url, is_zarr, name_in
 
@@ -86,7 +85,8 @@ def resolve_jobs(
         note(f"skipped {counted(len(passed), 'file')} of macOS's own ('._*') without an array: {listed(passed)}")
     if links:
         note(f"did not follow {counted(len(links), 'link')} to folders: {listed(links)}; name a folder to take it, too")
-    _refuse_collisions(jobs)
+    if len(jobs) > 1:  # a single one looks after itself
+        check_jobs((job.source, job.dest) for job in jobs)
     return jobs
 
 
@@ -158,32 +158,3 @@ def _renamed(dest: str, to: str | None, zarr: bool = False) -> str:
     if to is None:
         return dest if suffix or not zarr else f"{dest}{FORMATS['zarr']}"
     return dest[: len(dest) - len(suffix)] + FORMATS[to]
-
-
-def _refuse_collisions(jobs: list[Job]) -> None:
-    """Raise UsageError where two jobs would write one file, or one would write over another's source."""
-    if len(jobs) == 1:
-        return  # it looks after itself
-    sources = {found: job.source for job in jobs if (found := _identity(job.source))}
-    taken: dict[str, str] = {}
-    # Results are in few folders, whose links need to be followed once.
-    followed = cache(os.path.realpath)
-    for job in jobs:
-        if "\0" in job.dest:
-            continue  # no path; its job will say so
-        folder, name = os.path.split(resolve(job.dest))
-        real = os.path.realpath(job.dest) if name in ("", ".", "..") else os.path.join(followed(folder), name)
-        other = taken.setdefault(real, job.source)
-        if other is not job.source:
-            raise UsageError(f"{shown(other)} and {shown(job.source)} would both become {shown(job.dest)}; nothing was written")
-        for path in written_beside(real):
-            if (found := _identity(path)) in sources:
-                raise UsageError(f"{shown(job.dest)}: writing it would destroy the source {shown(sources[found])}; nothing was written")
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    try:
-        found = os.stat(path)
-    except (OSError, ValueError):
-        return None
-    return found.st_dev, found.st_ino

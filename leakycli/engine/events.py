@@ -26,9 +26,10 @@ class RegionDone:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The source is done, its result published."""
+    """The source is done, its result published. already: it was complete before, and nothing was done."""
 
     source: str
+    already: bool = False
 
 
 Event = Started | RegionDone | Finished

@@ -9,19 +9,23 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from leakycli import formats, stopping, system
 from leakycli._version import __version__
-from leakycli.destination.journal import Journal, Past
-from leakycli.destination.publish import FilePublication, Publication, UnnamedPublication, check_distinct, remove, resolve
+from leakycli.destination import journal
+from leakycli.destination.base import Destination
+from leakycli.destination.file import FileDestination, UnnamedDestination
+from leakycli.destination.journal import Journal, Past, Published, Reached
+from leakycli.destination.names import check_distinct, check_reports
+from leakycli.destination.stdout import StandardOutput
 from leakycli.engine import events
-from leakycli.engine.executors import ForkedExecutor, local_executor
+from leakycli.engine.executors import local_executor
 from leakycli.engine.plan import ArrayPlan, GridPlan, Memory, Plan
 from leakycli.engine.route import OF_REGION_AT_ONCE, array_plan, copy_array, fitting_reader, fitting_writer, result_info
-from leakycli.engine.transform import ArrayResult, run
+from leakycli.engine.transform import ArrayResult, Progress, run
 from leakycli.errors import (
     CorruptError,
     DifferenceError,
@@ -36,12 +40,16 @@ from leakycli.errors import (
     shown,
     storage_error,
 )
-from leakycli.formats import ArrayInfo, Begun, Chunking, Member, Reader, Source, Target, Writer
-from leakycli.function.onepass import sample_stride, scratch_bytes
-from leakycli.function.rule import Losses, Rule
+from leakycli.formats import ArrayInfo, Begun, Chunking, Mask, Member, Reader, Source, Target, Writer
+from leakycli.formats.flat import SpoolingWriter
+from leakycli.function.kernel import NAME, kernel_bytes
+from leakycli.function.rule import Rule
+from leakycli.function.sample import sample_bytes
+from leakycli.function.stats import Losses
 from leakycli.options import Options, ignored, place
 from leakycli.regions import Box, Presence, Span
-from leakycli.report.model import ArrayReport, Cost, Distribution, Endpoint, Report, Statistics, plain
+from leakycli.report.model import ArrayReport, Cost, Endpoint, Report, Statistics, plain
+from leakycli.report.saved import saved_report
 
 if TYPE_CHECKING:
     from leakycli.stores.remote import Remote
@@ -49,8 +57,8 @@ if TYPE_CHECKING:
 #: What requests take beside a region, as a multiple of its bytes in and out: bodies as they come in and go out, and copies of those.
 REQUESTS = 1.0
 
-#: Bytes of input from which on the work of one source is shared among processes.
-WORTH_PROCESSES = 16 << 20
+#: Bytes of a `.npy` up to which a run is not worth resuming: its result is made without a name and a journal, where the system allows that.
+SMALL = 1 << 20
 
 #: What is near the beginning of each report.
 OURS = b'"tool": "leakycli"'
@@ -89,7 +97,7 @@ class Preview:
     alpha: float
     arrays: tuple[PlannedArray, ...]
     plan: Plan
-    engine: str
+    kernel: str
     warnings: tuple[str, ...]
 
     @property
@@ -104,18 +112,14 @@ class Preview:
 class Job:
     """One source on its way to one destination: opened, checked and planned when made, before anything is written."""
 
-    def __init__(self, source: str, dest: str, options: Options, processes: ForkedExecutor | None = None, brief: bool = False) -> None:
-        """processes: to be used instead of threads where that is quicker. brief: so small that it is not worth going on from."""
+    def __init__(self, source: str, dest: str, options: Options) -> None:
         # A Zarr store is one thing, with or without a slash at its end.
         dest = dest.rstrip("/") if dest.rstrip("/").lower().endswith(".zarr") else dest
         self._source_path, self._dest_path, self._options = source, dest, options
-        self._stream_out = dest == "-"
         self._journal: Journal | None = None
+        self._spooling: SpoolingWriter | None = None
         self._worked_bytes = 0
-        self._processes = processes
-        kept = options.overwrite or options.resume or options.fsync or options.verify or set(options.reports) - {"none"}
-        self._brief = brief and processes is None and hasattr(os, "O_TMPFILE") and not kept
-        self._publication: Publication | None = None
+        self._found: dict[str, Any] = {}
         self._remote = any(map(formats.is_url, (source, dest)))
         self._stack = contextlib.ExitStack()
         try:
@@ -145,39 +149,55 @@ class Job:
         for report in options.reports:
             if report != "none" and not report.lower().endswith(REPORT_SUFFIXES):
                 raise UsageError(f"{shown(report)}: a report's suffix says its kind; it must end in {' or '.join(REPORT_SUFFIXES)}")
+        stdout = self._dest_path == "-"
         for given, name in ((options.strict, "--strict"), (options.verify, "--verify"), (options.resume, "--resume")):
-            if given and self._stream_out:
+            if given and stdout:
                 raise UsageError(f"{name} cannot take back what went to standard output; name a file")
-        if self._stream_out and os.isatty(1):
+        if stdout and os.isatty(1):
             raise UsageError("standard output is a terminal, where binary data is of no use; redirect it or name a file")
-        if options.fsync and self._stream_out:
+        if options.fsync and stdout:
             raise UsageError("--fsync is for files; what goes to standard output is not on a disk yet")
+        stream = formats.is_stream(self._source_path)
         for given, name in ((options.verify, "--verify"), (options.resume, "--resume")):
-            if given and formats.is_stream(self._source_path):
+            if given and stream:
                 raise UsageError(f"{name} reads the source again, which a stream ({shown(self._source_path)}) does not allow")
-        if not self._stream_out:
-            self._publication = self._publication_of(self._dest_path)
+        self._destination = self._destination_of(self._dest_path)
+        self._destination.resumable &= not stream
         self._reports = self._report_paths()
         for report in self._reports:
             self._check_report(report)
-        touched = self._publication.touched() if self._publication else ("-",)
-        reports = [path for report in self._reports for path in (report, self._temporary(report))]
-        check_distinct(self._source_path, (*touched, *reports))
+        written = {path for report in self._reports for path in self._destination.report_paths(report, self._is_own(report))}
+        check_reports((report for report in self._reports if not self._is_own(report)), self._destination.touched)
+        check_distinct(self._source_path, dict.fromkeys((*self._destination.touched, *sorted(written))))
 
-    def _publication_of(self, dest: str) -> Publication:
+    def _destination_of(self, dest: str) -> Destination:
         options = self._options
+        if dest == "-":
+            return StandardOutput()
         if formats.is_url(dest):
-            from leakycli.destination.object_store import UrlPublication
+            from leakycli.destination.object_store import ObjectStoreDestination
 
-            return UrlPublication(dest, options.storage_options, options.resume, options.fsync)
-        if self._brief and self._format == "npy":
-            return UnnamedPublication(resolve(dest), options.parents)
-        return FilePublication(resolve(dest), options.overwrite, options.parents, options.resume, options.fsync)
+            return ObjectStoreDestination(dest, options.storage_options, options.resume, options.fsync)
+        like = None if formats.is_url(self._source_path) or formats.is_stream(self._source_path) else self._source_path
+        if self._format == "npy" and self._is_small():
+            return UnnamedDestination(dest, options.parents, like)
+        packed = self._format == "zarr.zip"
+        return FileDestination(dest, options.overwrite, options.parents, options.resume, options.fsync, like, packed)
+
+    def _is_own(self, report: str) -> bool:
+        """Whether `report` is the one beside the destination, which its lock guards."""
+        return self._dest_path != "-" and report == f"{self._dest_path}.report.json"
+
+    def _is_small(self) -> bool:
+        """Whether all is done at once, so that there is nothing to keep of a run that does not end."""
+        options = self._options
+        kept = options.overwrite or options.resume or options.fsync or options.verify or set(options.reports) - {"none"}
+        return hasattr(os, "O_TMPFILE") and not kept and formats.is_small_file(self._source_path, SMALL)
 
     def _report_paths(self) -> tuple[str, ...]:
         """Where reports go: beside the destination, and where asked for; each once, however it was written."""
         given = [path for path in self._options.reports if path != "none"]
-        beside = [] if self._stream_out or "none" in self._options.reports else [f"{self._dest_path}.report.json"]
+        beside = [] if self._dest_path == "-" or "none" in self._options.reports else [f"{self._dest_path}.report.json"]
         if not given:
             return tuple(beside)
         return tuple({os.path.realpath(path): path for path in reversed(beside + given)}.values())[::-1]
@@ -214,11 +234,19 @@ class Job:
             names = listed(member.name for member in chosen)
             takes, way = (
                 ("standard output as a .npy takes one", "write all with --to npz")
-                if self._stream_out
+                if self._dest_path == "-"
                 else (f"{shown(self._dest_path)} takes one", "give DEST a name in .npz or .zarr")
             )
             raise UsageError(f"{shown(self._source_path)}: holds several arrays and {takes}; {way}, or choose one with --only: {names}")
-        return {member.key: self._options.rule(member.array, self._source_path) for member in chosen if member.array is not None}
+        rules = {}
+        for member in chosen:
+            if member.array is not None:
+                rule = self._options.rule(member.array, self._source_path)
+                mask = self._source.mask(member, rule)
+                # Only a Zarr says what is missing in it: elsewhere no result can look so.
+                into_zarr = self._format.startswith("zarr")
+                rules[member.key] = rule if mask is None else mask.rule if into_zarr else replace(mask.rule, fill=None)
+        return rules
 
     def _planned(self) -> Plan:
         self._results: dict[str, ArrayInfo] = {}
@@ -230,9 +258,10 @@ class Job:
                 continue
             result = result_info(array, rule, self._format, self._options.layout, self._source, member)
             self._results[member.key] = result
-            scratch, beside = 0, REQUESTS * self._remote
+            scratch, once, beside = 0, 0, REQUESTS * self._remote
             if rule is not None:
-                scratch = scratch_bytes(rule, array.size)
+                scratch = kernel_bytes(rule, array.chunking is None and result.chunking is None)
+                once = sample_bytes(rule, array.size)
                 if self._options.verify:
                     from leakycli.engine.verify import comparing_bytes
 
@@ -249,47 +278,25 @@ class Job:
                     self._stored(member),
                     beside,
                     self._remote,
+                    once,
                 )
             )
         try:
             read = (member for member in self._source.members if self._format != "npy" or member.key in self._members)
             held = max((member.memory for member in read), default=0)
-            return self._plan_with_processes(tuple(arrays), held) or self._options.plan(tuple(arrays), remote=self._remote, held=held)
+            return self._options.plan(tuple(arrays), self._remote, held)
         except UsageError as error:
             raise UsageError(f"{shown(self._source_path)}: {error}") from None
 
-    def _plan_with_processes(self, arrays: tuple[ArrayPlan[Any], ...], held: int) -> Plan | None:
-        """A plan whose workers are processes; None where those are no gain, or do not fit into memory.
-
-        They are none for what goes in order: its bytes would have to go through pipes, and its compressors are long calls that threads
-        run side by side. Nor for what is behind a URL: the thread that makes requests does not survive a fork.
-        """
-        ordered = any(array.ordered_in or array.ordered_out for array in arrays)
-        if self._processes is not None and not ordered and not self._remote and sum(array.bytes_in for array in arrays) >= WORTH_PROCESSES:
-            plan = self._options.plan(arrays, self._processes, held=held)
-            if plan.workers > 1:
-                self._processes.keep(plan.workers)
-                return plan
-        self._processes = None
-        return None
-
     def _carried(self, member: Member) -> bool:
-        """Whether a member that is not transformed is read as an array and written as one: from one kind of format to another."""
-        if self._format == "npy" or _family(self._format) == _family(self._source.format):
-            return False
-        if member.problem is not None:
-            raise type(member.problem)(
-                f"{member.problem}; an array that is not chosen is copied, which this one cannot be from {self._source.format} to "
-                f"{self._format}: give DEST a name in .{_family(self._source.format)}, or in .npy for one array (--only)"
-            )
-        return member.array is not None
+        return formats.carries(self._format, self._options.layout, self._source, member)
 
     def _stored(self, member: Member) -> Callable[[], Presence | None]:
         return lambda: self._source.stored(member)
 
     def _ordered(self, member: Member, result: ArrayInfo) -> tuple[bool, bool]:
         """Whether source and destination must go front to back. The checksum of a stored member is that of its bytes in order."""
-        into = formats.compresses(self._format, self._options.layout, self._source, member) or self._stream_out
+        into = formats.compresses(self._format, self._options.layout, self._source, member) or not self._destination.revocable
         out_of = self._source.sequential(member)
         if member.array is not None and member.array.chunking is None and result.chunking is None:
             return out_of, into
@@ -313,16 +320,20 @@ class Job:
 
     def check(self) -> None:
         """What a run finds out when it begins to write, found out without writing. Raises StorageError, UsageError."""
-        left = None if self._publication is None else self._publication.partial
-        if isinstance(left, str) and os.path.lexists(left) and not (self._options.resume or self._options.overwrite):
+        destination, left = self._destination, self._destination.partial
+        if (
+            destination.resumable
+            and isinstance(left, str)
+            and os.path.lexists(left)
+            and not (self._options.resume or self._options.overwrite)
+        ):
             raise UsageError(
-                f"{shown(self._dest_path)}: an unfinished run left {shown(left)}; "
-                "go on from there with --resume, or begin anew with --overwrite"
+                f"{shown(self._dest_path)}: an unfinished run left {shown(left)}; continue with --resume, or start again with --overwrite"
             )
         folders = [os.path.dirname(path) or "." for path in self._reports if not formats.is_url(path)]
-        if self._publication is not None and not formats.is_url(self._dest_path):
-            folders.append(os.path.dirname(resolve(self._dest_path)) or ".")
-            self._publication.check_space(*self._space(), 1.0, self._format == "npy")
+        if destination.revocable and not formats.is_url(self._dest_path):
+            folders.append(os.path.dirname(destination.dest) or ".")
+            destination.check_space(*self._space(), 1.0, self._format == "npy")
         for folder in dict.fromkeys(folders):
             there = folder
             while not os.path.isdir(there) and there != (above := os.path.dirname(there) or "."):
@@ -360,7 +371,7 @@ class Job:
             self._options.alpha,
             tuple(arrays),
             self.plan,
-            "threads" if self._processes is None else "processes",
+            NAME,
             self._warnings(),
         )
 
@@ -378,77 +389,134 @@ class Job:
         except StorageError as error:
             raise self._mendable(error) from None
         except BaseException as error:
-            if self._publication is not None and self._publication.kept and not isinstance(error, LeakyError):
-                error.add_note(self._publication.kept_text)
+            if not isinstance(error, LeakyError):
+                if self._destination.complete:
+                    error.add_note(f"{shown(self._destination.dest)} is complete")
+                elif self._destination.kept:
+                    error.add_note(self._destination.kept_text)
             raise
 
     def _named(self, text: str) -> str:
         """A message with the destination's name in place of that under which it is written."""
-        if self._publication is not None and isinstance(self._publication.partial, str):
-            for beside in (".folder", ".spool", ".journal", ""):
-                text = text.replace(f"{shown(self._publication.partial)}{beside}", shown(self._publication.dest))
+        partial = self._destination.partial
+        if not isinstance(partial, str) or partial == "-" or self._destination.complete:
+            return text
+        for beside in (".folder", ".spool", ".journal", ""):
+            text = text.replace(f"{shown(partial)}{beside}", shown(self._destination.dest))
         return text
 
     def _mendable(self, error: StorageError) -> StorageError:
         """`error`, and what to do about it."""
         text = self._named(str(error))
-        if self._publication is not None and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             left = 1 - self._worked_bytes / self.plan.bytes_in if self.plan.bytes_in else 1
-            text += self._publication.no_space(*self._space(everything=True), left, self._format == "npy")
-        if self._publication is not None and self._publication.kept:
-            text += f"; {self._publication.kept_text}"
+            text += self._destination.no_space(*self._space(everything=True), left, self._format == "npy")
+        if self._destination.kept:
+            text += f"; {self._destination.kept_text}"
         return type(error)(text)
 
     def _worked(self, observe: events.Observer) -> Report:
         started, clock = datetime.now(UTC), time.perf_counter()
         observe(events.Started(self._source_path, self.plan.bytes_in))
-        identity = self._source.opened
+        destination = self._destination
         with contextlib.ExitStack() as stack:
-            past = None
-            if self._publication is not None:
-                stack.enter_context(self._publication)
-                past = self._publication.past
+            # From the first step of publishing, or of leaving, to the last, signals wait.
+            hold = stack.enter_context(stopping.Hold())
+            stack.enter_context(destination)
+            stack.callback(hold.begin)
+            past = destination.past
+            with self._reading_journal():
                 self._check_same(past)
-                if (report := self._finished_before(past)) is not None:
-                    observe(events.Finished(self._source_path))
-                    return report
-                self._publication.check_space(*self._space(), 1 - (past.share if past else 0), self._format == "npy")
-            if past is not None and past.published is not None and self._publication is not None and self._publication.published(past):
-                results, written = self._kept_results(past), past.published["bytes"]
-                self._target_warnings = tuple(past.published["warnings"])
+            if (report := self._finished_before()) is not None:
+                observe(events.Finished(self._source_path, already=True))
+                return report
+            destination.check_space(*self._space(), 1 - (past.share if past else 0), self._format == "npy")
+            identity = self._identity()
+            if past is not None and (done := destination.published) is not None:
+                with self._reading_journal():
+                    results, written = self._kept_results(past), done.bytes
+                self._check_unchanged(done)
+                for array in self.plan.arrays:
+                    self._tell(array, array.bytes_in, array.bytes_out, observe)
+                self._target_warnings = done.warnings
             else:
                 with formats.unchanged(self._source, self._source_path):
                     results, written = self._written(past, stack, observe)
-                    if not formats.is_unchanged(self._source):
+                    if self._source.identity(self._used()) != identity:
                         raise formats.changed(self._source_path)
-                    self._check_losses(results)
-                    if self._options.verify and self._publication is not None:
-                        self._verify(self._publication.partial)
+                self._check_losses(results)
+            if self._options.verify and destination.revocable and not destination.named:
+                with formats.unchanged(self._source, self._source_path):
+                    self._verify(destination.partial)
             report = self._report(results, identity, written, (started, time.perf_counter() - clock), past is not None)
-            self._publish(report, stack)
+            hold.begin()
+            text = report.to_json()
+            for path in self._reports:
+                destination.report(path, text, self._is_own(path))
+            destination.publish(report.destination.identity, report.destination.bytes, self._target_warnings)
         observe(events.Finished(self._source_path))
         return report
 
+    def _check_unchanged(self, done: Published) -> None:
+        """Raise UsageError where the result of an earlier run, which is complete, is not what that run made."""
+        result = self._destination.result
+        if plain(formats.fingerprint(result)) != done.digest:
+            named = shown(result) if isinstance(result, str) else shown(self._destination.dest)
+            raise UsageError(f"{named}: was changed since it was completed; begin anew with --overwrite (without --resume)")
+
+    @contextlib.contextmanager
+    def _reading_journal(self) -> Iterator[None]:
+        """Within, what a journal says is used: it may have been made up."""
+        try:
+            yield
+        except LeakyError:
+            raise
+        except journal.MALFORMED:
+            raise journal.malformed(shown(self._destination.dest)) from None
+
+    def _used(self) -> tuple[Member, ...]:
+        """The members that the run reads."""
+        return tuple(member for member in self._source.members if member.key in self._results or self._copied_as_is(member))
+
+    def _copied_as_is(self, member: Member) -> bool:
+        """Whether a member is taken over as it is stored."""
+        return member.key not in self._results and self._format != "npy" and _family(self._format) == _family(self._source.format)
+
+    def _identity(self) -> dict[str, Any]:
+        """What tells the source from a changed one, as it was opened."""
+        if not self._found:
+            self._found = self._source.identity(self._used())
+            if any(self._found.get(name) != value for name, value in self._source.opened.items()):
+                raise formats.changed(self._source_path)
+        return self._found
+
     def _written(self, past: Past | None, stack: contextlib.ExitStack, observe: events.Observer) -> tuple[dict[str, ArrayResult], int]:
         """Write all of the destination, or what is missing; returns the results of what was transformed and the destination's bytes."""
-        path: str | Remote = self._publication.partial if self._publication is not None else "-"
-        there = self._publication is not None and self._publication.unnamed
-        target = formats.create_target(path, self._format, self._options.layout, past is not None, self._options.fsync, there)
+        destination = self._destination
+        spools = any(isinstance(array, GridPlan) and array.spool for array in self.plan.arrays)
+        destination.prepare(self._fingerprint(), self.plan.bytes_in, spools)
+        target = formats.create_target(destination.partial, self._format, self._options.layout, past is not None, self._options.fsync)
         stack.enter_context(contextlib.closing(target))
-        if self._publication is not None and (journal := self._publication.journal) is not None:
-            self._publication.flush_folder()
-            if not formats.is_stream(self._source_path):
-                self._journal = journal
-            journal.begin(self._fingerprint(), self.plan.bytes_in, target.ensure, anew=past is None)
+
+        def ensure() -> int:
+            if self._spooling is not None and self._options.fsync:
+                self._spooling.flush()
+            target.ensure()
+            return destination.extent()
+
+        if destination.journal is not None:
+            if destination.resumable:
+                self._journal = destination.journal
+            destination.journal.work(ensure)
         results = self._transform(target, past, observe)
         written = target.finish()
-        target.ensure()
+        ensure()
         self._target_warnings = tuple(target.warnings)
         return results, written
 
     def _fingerprint(self) -> dict[str, Any]:
-        """What must be the same for a run to be gone on from."""
-        fields = {"source": self._source.opened, "format": self._format, "provenance": self._options.provenance}
+        """What must be the same for a run to be resumed."""
+        fields = {"source": self._identity(), "format": self._format, "provenance": self._options.provenance}
         # What was done of chunks that have gone, or have come, since would stay, and its statistics with it.
         transformed = [member for member in self._source.members if member.key in self._members]
         stored = {member.key: str(found) for member in transformed if (found := self._source.stored(member)) is not None}
@@ -461,31 +529,36 @@ class Job:
         if past is None:
             return
         then, now = _flat(past.fingerprint), _flat(self._fingerprint())
-        for name in sorted(then.keys() | now.keys()):
-            if then.get(name) != now.get(name):
-                raise UsageError(
-                    f"{shown(self._dest_path)}: the unfinished run was another: {name} was {then.get(name)}, and is {now.get(name)}; "
-                    "give the same again, or begin anew with --overwrite (without --resume)"
-                )
+        differing = [name for name in sorted(then.keys() | now.keys()) if then.get(name) != now.get(name)]
+        if differing:
+            said = ", ".join(f"{name} was {shown(str(then.get(name)))}, and is {shown(str(now.get(name)))}" for name in differing[:8])
+            raise UsageError(
+                f"{shown(self._dest_path)}: the unfinished run was another: {said}; "
+                "give the same again, or begin anew with --overwrite (without --resume)"
+            )
 
-    def _finished_before(self, past: Past | None) -> Report | None:
+    def _finished_before(self) -> Report | None:
         """The report of the destination where it is there, and known to be this run's result; None where there is something to do.
 
         Raises UsageError where it is something else and must not be replaced.
         """
-        assert self._publication is not None
-        if not self._options.resume or not self._publication.finished(past):
+        if not self._options.resume or not self._destination.finished:
             return None
-        try:
-            report = Report.from_dict(json.loads(formats.read(self._located(f"{self._dest_path}.report.json")) or b""))
-            same = report.source.identity == plain(self._source.opened) and report.parameters == plain(self._options.parameters())
-            if same and report.destination.identity == {"sampled_blake2b": formats.fingerprint(self._located(self._dest_path))}:
+        report, why = saved_report(self._located(f"{self._dest_path}.report.json")), "no report says that it is what this run gives"
+        if report is not None:
+            then = {"source": report.source.identity, "parameters": report.parameters}
+            now = plain({"source": self._identity(), "parameters": self._options.parameters()})
+            found = formats.fingerprint(self._located(self._dest_path))
+            differs = next((name for name, value in _flat(now).items() if _flat(then).get(name) != value), None)
+            if differs is None and then == now and report.destination.identity == found:
                 return report
-        except (OSError, ValueError, TypeError, KeyError, RecursionError):
-            pass
+            if differs is not None:
+                why = f"its report is of another run ({differs} differs), and so no report says that it is what this run gives"
+            elif then == now:
+                why = "it was changed since its report was written, and so no report says that it is what this run gives"
         if not self._options.overwrite or formats.is_url(self._dest_path):
             way = "remove it, or choose another name" if formats.is_url(self._dest_path) else "give --overwrite to replace it"
-            raise UsageError(f"{shown(self._dest_path)}: exists, and no report says that it is what this run gives; {way}")
+            raise UsageError(f"{shown(self._dest_path)}: exists, and {why}; {way}")
         return None
 
     def _space(self, everything: bool = False) -> tuple[int, int]:
@@ -505,17 +578,20 @@ class Job:
         planned = {array.name: array for array in self.plan.arrays}
         with contextlib.ExitStack() as stack:
             stack.enter_context(stopping.guarded())
-            executor = self._processes or stack.enter_context(local_executor(self.plan.workers, self.plan.regions))
+            executor = stack.enter_context(local_executor(self.plan.workers, self.plan.regions))
             spool = stack.enter_context(self._spool())
             for member in self._source.members:
                 plan, rule = planned.get(member.key), self._members.get(member.key)
-                if plan is None and (self._format == "npy" or _family(self._format) != _family(self._source.format)):
+                if plan is None and not self._copied_as_is(member):
                     continue
-                if past is not None and (kept := past.members.get(member.key)) is not None:
-                    target.restore(None if plan is None else self._results[member.key], self._source, member, rule, kept["target"])
-                    self._pipelines[member.key] = kept["pipeline"]
-                    if rule is not None:
-                        results[member.key] = ArrayResult.from_json(rule, kept["result"])
+                with self._reading_journal():
+                    kept = None if past is None else past.member(member.key)
+                    if kept is not None:
+                        target.restore(None if plan is None else self._results[member.key], self._source, member, rule, kept.target)
+                        self._pipelines[member.key] = kept.pipeline
+                        if rule is not None:
+                            results[member.key] = _told_result(kept.result)
+                if kept is not None:
                     if plan is not None:
                         self._tell(plan, plan.bytes_in, plan.bytes_out, observe)
                     continue
@@ -539,24 +615,32 @@ class Job:
     ) -> ArrayResult | None:
         """Read, transform (None where `rule` is None) and write one array; from where an earlier run came to, where that can be."""
         past, executor, spool = means
-        reached, state = None, None
-        if rule is not None and past is not None and past.reached is not None and past.reached["key"] == member.key:
-            recut = plan.recut(past.reached["cut"])
-            if recut is not None and recut.memory(self.plan.workers) <= max(self.plan.memory.budget, plan.memory(self.plan.workers)):
-                plan, state = recut, Begun(past.reached["writer"])
-                reached = past.reached["position"], ArrayResult.from_json(rule, past.reached["result"])
-                share = past.reached["bytes"] - self._worked_bytes
-                self._tell(plan, share, share * plan.itemsize_out // plan.itemsize_in, observe)
-        with (
-            contextlib.closing(self._source.reader(member)) as reader,
-            contextlib.closing(target.writer(self._results[member.key], self._source, member, rule, state)) as writer,
-        ):
+        start, state = None, None
+        with self._reading_journal():
+            reached = None if past is None else past.reached
+            if rule is not None and past is not None and reached is not None and reached.key == member.key:
+                recut = plan.recut(reached.cut)
+                if recut is not None and recut.memory(self.plan.workers) <= max(self.plan.memory.budget, plan.memory(self.plan.workers)):
+                    if type(reached.position) is not int or not 0 <= reached.position <= max(plan.size, plan.count):
+                        raise ValueError("no position of the plan")
+                    plan, state = recut, Begun(reached.writer)
+                    start = reached.position, Progress(rule, plan.size)
+                    start[1].restore(past.results())
+                    share = reached.bytes - self._worked_bytes
+                    self._tell(plan, share, share * plan.itemsize_out // plan.itemsize_in, observe)
+        with contextlib.ExitStack() as stack:
+            reader = stack.enter_context(contextlib.closing(self._source.reader(member)))
+            with self._reading_journal() if state is not None else contextlib.nullcontext():
+                writer = target.writer(self._results[member.key], self._source, member, rule, state)
+            stack.enter_context(contextlib.closing(writer))
             names = {getattr(end, "pipeline", None) for end in (reader, writer)} - {None}
             self._pipelines[member.key] = " and ".join(sorted(map(str, names)))
             ends = fitting_reader(plan, reader, spool), fitting_writer(plan, writer, spool, state is not None)
+            self._spooling = ends[1] if isinstance(ends[1], SpoolingWriter) else None
             try:
                 if rule is not None:
-                    return self._run(plan, rule, ends, (executor, reached), observe)
+                    mask = self._source.mask(member, rule) if self._format.startswith("zarr") else None
+                    return self._run(plan, rule, ends, (executor, start), observe, mask if mask is not None and mask.active else None)
                 copy_array(plan, ends)
                 return None
             except LossError as error:
@@ -567,31 +651,25 @@ class Job:
         plan: ArrayPlan[Any],
         rule: Rule,
         ends: tuple[Reader[Any], Writer[Any]],
-        means: tuple[Executor, tuple[int, ArrayResult] | None],
+        means: tuple[Executor, tuple[int, Progress] | None],
         observe: events.Observer,
+        mask: Mask | None,
     ) -> ArrayResult:
         executor, reached = means
 
-        def done(region: Span | Box, so_far: ArrayResult) -> None:
+        def done(region: Span | Box, so_far: Progress) -> None:
             sizes = region.size * plan.itemsize_in, region.size * plan.itemsize_out
             self._worked_bytes += sizes[0]
             if self._journal is not None and plan.count > 1:
                 # Copies, taken when nothing is half done: a signal may end the run at any moment.
-                position, state, copied, worked = plan.position(region), ends[1].state(), so_far.copy(), self._worked_bytes
-                self._journal.reached(
-                    lambda: {
-                        "key": plan.name,
-                        "cut": plan.cut,
-                        "position": position,
-                        "writer": state,
-                        "result": copied.to_json(),
-                        "bytes": worked,
-                    }
-                )
+                position, state, worked, held = plan.position(region), ends[1].state(), self._worked_bytes, so_far.held()
+                self._journal.reached(Reached(plan.name, plan.cut, position, state, None, worked), held)
 
             observe(events.RegionDone(self._source_path, plan.name, *sizes))
 
-        return run(plan, rule, ends, executor, self.plan.workers, done, reached)
+        chunking = ends[0].info.chunking
+        progress = run(plan, rule, ends, executor, self.plan.workers, done, reached, mask=mask)
+        return progress.finish(0 if chunking is None or chunking.fill is None else chunking.fill)
 
     def _tell(self, plan: ArrayPlan[Any], bytes_in: int, bytes_out: int, observe: events.Observer) -> None:
         """Of what an earlier run has done."""
@@ -602,29 +680,29 @@ class Job:
         """In the journal: that it is finished."""
         if self._journal is not None:
             state, pipeline, worked = target.state(), self._pipelines.get(member.key, ""), self._worked_bytes
-            self._journal.member(
-                lambda: {
-                    "key": member.key,
-                    "target": state,
-                    "pipeline": pipeline,
-                    "result": None if result is None else result.to_json(),
-                    "bytes": worked,
-                }
-            )
+            self._journal.member(member.key, state, pipeline, lambda: None if result is None else result.to_json(), worked)
 
     def _kept_results(self, past: Past) -> dict[str, ArrayResult]:
         """What an earlier run that finished every member has told of them."""
-        self._pipelines = {key: kept["pipeline"] for key, kept in past.members.items()}
-        return {key: ArrayResult.from_json(rule, past.members[key]["result"]) for key, rule in self._members.items()}
+        results = {}
+        for key in past.finished:
+            kept = past.member(key)
+            assert kept is not None
+            self._pipelines[key] = kept.pipeline
+            if key in self._members:
+                results[key] = _told_result(kept.result)
+        if results.keys() != self._members.keys():
+            raise ValueError("a member is missing")
+        return results
 
     @contextlib.contextmanager
     def _spool(self) -> Iterator[str]:
         """Where an array that has to be spooled goes."""
         if not any(isinstance(array, GridPlan) and array.spool for array in self.plan.arrays):
             yield ""
-        elif self._publication is not None:
-            # It may be gone on from, and else is removed with all that is beside the destination.
-            yield self._publication.spool
+        elif (path := self._destination.spool()) is not None:
+            # It may be used again, and else is removed with all that is beside the destination.
+            yield path
         else:
             import tempfile
 
@@ -635,11 +713,12 @@ class Job:
         if not self._options.strict:
             return
         for member in self._source.members:
-            lost = results[member.key].losses if member.key in results else Losses()
-            if lost.overflowed or lost.clipped:
+            lost = results[member.key].stats.losses if member.key in results else Losses()
+            if lost.overflowed or lost.clipped or lost.masked:
+                masked = f", {counted(lost.masked, 'valid element')} would look missing" if lost.masked else ""
                 raise LossError(
                     f"{place(self._source_path, member.name)}{counted(lost.overflowed, 'element')} overflowed and {lost.clipped} "
-                    f"{'was' if lost.clipped == 1 else 'were'} clipped; nothing was written (--strict); choose a wider --dtype"
+                    f"{'was' if lost.clipped == 1 else 'were'} clipped{masked}; nothing was written (--strict); choose a wider --dtype"
                 )
 
     def _verify(self, partial: str | Remote) -> None:
@@ -651,39 +730,9 @@ class Job:
                 (partial if isinstance(partial, str) else self._dest_path, found),
                 self._options,
                 run_plan=self.plan,
-                processes=self._processes,
             )
         if not comparison.equal:
             raise DifferenceError(f"{comparison.message()}; nothing was published")
-
-    def _temporary(self, report: str) -> str:
-        """Where a report is written first. Only the one beside the destination is guarded by its lock; others are told by the process."""
-        own = self._publication is not None and report == f"{self._dest_path}.report.json"
-        return self._publication.temporary(report) if own and self._publication else f"{report}.{os.getpid()}.partial"
-
-    def _publish(self, report: Report, stack: contextlib.ExitStack) -> None:
-        text = report.to_json()
-        for path in self._reports:
-            temporary = self._temporary(path)
-            there = self._publication is not None and self._publication.unnamed
-            if not there:
-                stack.callback(remove, temporary)
-            try:
-                if not there:
-                    remove(temporary)
-                with open(temporary, "w" if there else "x", encoding="utf-8") as file:
-                    file.write(text)
-                    if self._options.fsync:
-                        file.flush()
-                        os.fsync(file.fileno())
-                if self._publication is None:
-                    os.replace(temporary, path)
-                else:
-                    self._publication.companion(temporary, path)
-            except OSError as error:
-                raise storage_error(error, path, "cannot write") from None
-        if self._publication is not None:
-            self._publication.publish({"bytes": report.destination.bytes, "warnings": self._target_warnings})
 
     def _report(
         self, results: dict[str, ArrayResult], identity: dict[str, Any], written: int, when: tuple[datetime, float], resumed: bool
@@ -695,20 +744,20 @@ class Job:
         )
         read = identity.get("bytes", self.plan.bytes_in)
         seconds = when[1]
-        fingerprint = {"sampled_blake2b": formats.fingerprint(self._publication.result)} if self._publication else None
+        fingerprint = formats.fingerprint(self._destination.result) if self._destination.identifiable else None
         planned = self.plan
         cost = Cost(
             started=when[0].isoformat(timespec="seconds"),
             seconds=round(seconds, 6),
             bytes_read=read,
             bytes_written=written,
-            throughput=round((read + written) / seconds, 1),
+            throughput=round((read + written) / seconds, 1) if seconds > 0 else 0.0,
             workers=planned.workers,
-            engine="threads" if self._processes is None else "processes",
+            kernel=NAME,
             codec_pipeline=", ".join(sorted({array.codec_pipeline for array in arrays if array.codec_pipeline})) or None,
             memory_bound=planned.memory.bound,
             memory_projected=planned.memory.projected,
-            memory_measured=system.peak_resident() + (self._processes.peak_resident() if self._processes is not None else 0),
+            memory_measured=system.peak_resident(),
         )
         return Report(
             version=__version__,
@@ -720,7 +769,7 @@ class Job:
             cost=cost,
             resumed=resumed,
             verified=self._options.verify,
-            warnings=(*self._warnings(), *self._target_warnings),
+            warnings=(*self._warnings(), *self._target_warnings, *_masked(arrays)),
         )
 
     def _array_report(self, member: Member, result: ArrayResult | None) -> ArrayReport | None:
@@ -733,11 +782,27 @@ class Job:
         return None
 
 
+def _told_result(held: Any) -> ArrayResult:
+    """A result out of a journal. Raises one of `journal.MALFORMED` where it is none."""
+    result = ArrayResult.from_json(held)
+    if json.loads(json.dumps(result.to_json())) != held:
+        raise ValueError("no result")
+    return result
+
+
 def _flat(value: Any, name: str = "") -> dict[str, Any]:
     """The values in nested objects, by their paths."""
     if not isinstance(value, dict):
         return {name: value}
     return {path: inner for key, item in value.items() for path, inner in _flat(item, f"{name}.{key}" if name else key).items()}
+
+
+def _masked(arrays: tuple[ArrayReport, ...]) -> Iterator[str]:
+    """Warnings of valid elements that have become what marks a missing one."""
+    for array in arrays:
+        if array.losses is not None and array.losses.masked:
+            where = f"array {shown(array.name)}: " if array.name else ""
+            yield f"{where}{array.losses.masked} valid elements have become the fill value, and look missing"
 
 
 def _family(format: str) -> str:
@@ -752,7 +817,6 @@ def _array_report(
     chunking = (written or array).chunking
     if rule is None or result is None:
         return ArrayReport.copied(array.name, array.shape, order, array.dtype.name, chunking)
-    stride = sample_stride(rule, array.size)
     return ArrayReport(
         name=array.name,
         action="transformed",
@@ -765,9 +829,7 @@ def _array_report(
         dtype_before=array.dtype.name,
         dtype_after=rule.dtype.name,
         factor=rule.factor,
-        before=Statistics.of(result.before),
-        after=Statistics.of(result.after),
-        losses=result.losses,
-        histogram_before=Distribution.of(result.histogram_before, stride),
-        histogram_after=Distribution.of(result.histogram_after, stride),
+        before=Statistics.of(result.stats.before, result.before),
+        after=Statistics.of(result.stats.after, result.after),
+        losses=result.stats.losses,
     )

@@ -2,7 +2,7 @@
 
 The projected peak of resident memory, in bytes, is
 
-    baseline + ALLOWANCE + workers x (part in + part out + codecs + scratch) + window x (fetched + payload) + presence
+    baseline + ALLOWANCE + workers x (part in + part out + codecs + scratch) + window x (fetched + payload) + presence + sample
 
 where a part is what is read at once (a piece of a flat array, a region of a chunk grid), codecs is what a chunked format takes beside it
 (`Codecs`), the window's term is there only for a side that must be read or written in order, whose regions wait in memory, and presence
@@ -13,16 +13,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import EllipsisType
 from typing import Any, Generic, TypeVar
 
 from leakycli.errors import UsageError
-from leakycli.function.kernel import PIECE
 from leakycli.regions import Box, Grid, Index, Presence, Span, spans
 
-#: Bytes of input in a unit of a flat array. Statistics are kept per unit, so this number is part of what a report says.
+#: Bytes of input in a unit of a flat array.
 UNIT_BYTES = 1 << 21
+
+#: Elements of a flat array that are read, transformed and written while they are in the cache: whole blocks of the statistics.
+PIECE = 1 << 17
 
 #: Units in a region of a flat array, at least and at most: enough to make the cost of a task small, few enough to stop quickly. Between
 #: the two there are some `_REGIONS` of them: the workers do not end at the same moment, and large ones make that worse.
@@ -53,7 +55,10 @@ Selection = tuple[slice | EllipsisType, ...]
 
 @dataclass(frozen=True, slots=True)
 class ArrayPlan(ABC, Generic[R]):
-    """How one array is worked through. itemsizes and scratch are in bytes; ordered: must be read, written front to back."""
+    """How one array is worked through. itemsizes and scratch are in bytes; ordered: must be read, written front to back.
+
+    scratch: bytes of each worker; once: bytes for the array, whatever the workers.
+    """
 
     name: str
     itemsize_in: int
@@ -61,6 +66,7 @@ class ArrayPlan(ABC, Generic[R]):
     scratch: int
     ordered_in: bool
     ordered_out: bool
+    once: int = field(default=0, kw_only=True)
 
     @property
     @abstractmethod
@@ -107,8 +113,8 @@ class ArrayPlan(ABC, Generic[R]):
         """What is read, and written, at once: parts that cover what is worked on in `region` exactly once."""
 
     @abstractmethod
-    def units(self, part: R) -> Iterator[tuple[Selection, int, bool]]:
-        """The units that `part` holds, or pieces of: what selects each from it, its first element's address, whether it ends a unit."""
+    def units(self, part: R) -> Iterator[tuple[Selection, int]]:
+        """The units that `part` holds, or pieces of: what selects each from it, and how many elements come before it in plan order."""
 
     @abstractmethod
     def index(self, part: R, selection: Selection, shape: Index, position: int) -> int | Index:
@@ -144,8 +150,7 @@ class FlatPlan(ArrayPlan[Span]):
         """The plan for an array of `size` elements; itemsizes and ordered (must go front to back) are (in, out)."""
         unit = UNIT_BYTES // itemsizes[0]
         # What goes in order waits in memory by regions, of one unit each, and is compressed in pieces that are better large. Else a piece
-        # is read, worked on and written while it is in the cache; cut as `OnePass` cuts it, so that a unit has the same statistics
-        # whichever way it goes.
+        # is read, worked on and written while it is in the cache.
         part = unit if any(ordered) else min(PIECE, unit)
         region = unit * (1 if any(ordered) else max(min(size // (_REGIONS * unit), _MOST_UNITS), REGION_UNITS))
         return cls(name, *itemsizes, scratch, *ordered, size, part, unit, region)
@@ -175,8 +180,8 @@ class FlatPlan(ArrayPlan[Span]):
     def parts(self, region: Span) -> Iterator[Span]:
         return spans(region.start, region.stop, self.part)
 
-    def units(self, part: Span) -> Iterator[tuple[Selection, int, bool]]:
-        yield (...,), part.start, part.stop == self.elements or not part.stop % self.unit
+    def units(self, part: Span) -> Iterator[tuple[Selection, int]]:
+        yield (...,), part.start
 
     def index(self, part: Span, selection: Selection, shape: Index, position: int) -> int:
         return part.start + position
@@ -188,7 +193,7 @@ class FlatPlan(ArrayPlan[Span]):
     def memory(self, workers: int) -> int:
         each = self.largest_part * (self.itemsize_in + self.itemsize_out) + self.scratch
         waiting = min(self.region, self.elements) * (self.ordered_in * self.itemsize_in + self.ordered_out * self.itemsize_out)
-        return workers * each + window(workers) * waiting
+        return workers * each + window(workers) * waiting + self.once
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,10 +310,10 @@ class GridPlan(ArrayPlan[Box]):
         else:
             yield from (self.grid.box(self.grid.index(n)) for n in present)
 
-    def units(self, part: Box) -> Iterator[tuple[Selection, int, bool]]:
-        size = Box((0,) * len(self.grid.unit), self.grid.unit).size
+    def units(self, part: Box) -> Iterator[tuple[Selection, int]]:
         for number in self.grid.units(part):
-            yield self.grid.box(self.grid.index(number)).within(part) or (...,), number * size, True
+            index = self.grid.index(number)
+            yield self.grid.box(index).within(part) or (...,), self.grid.offset(index)
 
     def index(self, part: Box, selection: Selection, shape: Index, position: int) -> Index:
         unit = Box((0,) * len(shape), shape)
@@ -324,7 +329,12 @@ class GridPlan(ArrayPlan[Box]):
         part = self.largest_part
         waiting = 0 if self.spool else part * (self.ordered_in * sizes[0] + self.ordered_out * sizes[1])
         presence = -(-self.grid.size // 8) if self.stored is not None else 0
-        return workers * (part * sum(sizes) + self.codecs.memory(part, sum(sizes)) + self.scratch) + window(workers) * waiting + presence
+        return (
+            workers * (part * sum(sizes) + self.codecs.memory(part, sum(sizes)) + self.scratch)
+            + window(workers) * waiting
+            + presence
+            + self.once
+        )
 
     def fitted(self, workers: int, budget: int) -> GridPlan:
         if not self.grid.size:
@@ -350,7 +360,7 @@ def window(workers: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes: of the process (or processes) before the work, the bound it keeps, and its projected peak."""
+    """Bytes: of the process before the work, the bound it keeps, and its projected peak."""
 
     baseline: int
     bound: int
@@ -389,24 +399,21 @@ def plan_run(
     baseline: int,
     bound: int | None = None,
     available: Callable[[], int | None] = lambda: None,
-    process: int = 0,
     held: int = 0,
 ) -> Plan:
     """The plan with as many of the `workers` as the memory bound allows, and no more than there are regions.
 
     baseline: resident bytes of the process now. bound: bytes; by default `DEFAULT_BOUND`, or what one worker needs, up to half of the
-    bytes that `available` tells (None: unknown). process: resident bytes of a worker that is a process, now; 0 for threads. held:
-    bytes that are held beside the arrays, as a decompressor does. Raises UsageError, with the number needed, where one worker does not fit.
+    bytes that `available` tells (None: unknown). held: bytes that are held beside the arrays, as a decompressor does. Raises
+    UsageError, with the number needed, where one worker does not fit.
     """
-
-    def started(n: int) -> int:
-        return baseline + held + (n * process if n > 1 else 0)
+    baseline += held
 
     def fitted(n: int, limit: int) -> tuple[ArrayPlan[Any], ...]:
-        return tuple(array.fitted(n, limit - started(n) - ALLOWANCE) for array in arrays)
+        return tuple(array.fitted(n, limit - baseline - ALLOWANCE) for array in arrays)
 
     def projected(plans: tuple[ArrayPlan[Any], ...], n: int) -> int:
-        return started(n) + ALLOWANCE + max((array.memory(n) for array in plans), default=0)
+        return baseline + ALLOWANCE + max((array.memory(n) for array in plans), default=0)
 
     least = projected(fitted(1, 0), 1)
     if bound is None:
@@ -422,7 +429,7 @@ def plan_run(
         if projected(more, n) > bound or max((array.count for array in more), default=1) < n:
             break
         plans, fitting = more, n
-    return Plan(plans, fitting, Memory(started(fitting), bound, projected(plans, fitting)))
+    return Plan(plans, fitting, Memory(baseline, bound, projected(plans, fitting)))
 
 
 def size_text(size: int, up: bool = False) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -59,25 +60,27 @@ def array_plan(
     stored: Callable[[], Presence | None] | None = None,
     beside: float = 0.0,
     by_requests: bool = False,
+    once: int = 0,
 ) -> ArrayPlan[Any]:
     """The plan from the first of `ends` to the other.
 
     ordered: whether each must go front to back where it is flat. stored: gives the write units of the source that are stored, where only
     those are to be worked on. beside: what else a region takes, as a multiple of its bytes in and out. by_requests: a side is behind a
-    URL, where many chunks at once are quicker than one after the other.
+    URL, where many chunks at once are quicker than one after the other. scratch: bytes of each worker; once: bytes for the array.
     """
     array, result = ends
     itemsizes = array.dtype.itemsize, result.dtype.itemsize
     chunking = result.chunking or array.chunking
     if chunking is None:
-        return FlatPlan.of(key, array.size, itemsizes, scratch, ordered)
+        return replace(FlatPlan.of(key, array.size, itemsizes, scratch, ordered), once=once)
     flat = [end for end in ends if end.chunking is None]
     grid = Grid(array.shape, chunking.unit, reverse=any(end.fortran for end in flat))
     same = array.chunking is not None and result.chunking is not None and array.chunking.unit == result.chunking.unit
     # Listed here in any case, so that a chunk that goes missing after this is missed.
     present = stored() if stored is not None and array.chunking is not None else None
     apart = same and not by_requests and all(end.chunking is not None and end.chunking.plain for end in ends)
-    return GridPlan.of(key, grid, itemsizes, scratch, ordered, bool(flat), present if same else None, _codecs(ends, beside, apart), apart)
+    codecs = _codecs(ends, beside, apart)
+    return replace(GridPlan.of(key, grid, itemsizes, scratch, ordered, bool(flat), present if same else None, codecs, apart), once=once)
 
 
 def _codecs(ends: tuple[ArrayInfo, ArrayInfo], beside: float, apart: bool) -> Codecs:

@@ -2,157 +2,172 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import mmap
 import threading
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, Future, wait
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from leakycli import stopping
+from leakycli.engine.executors import threads
 from leakycli.engine.plan import ArrayPlan, R, window
 from leakycli.errors import LossError
-from leakycli.formats.base import Reader, Writer
-from leakycli.function.kernel import NanError
-from leakycli.function.onepass import OnePass, Patterns, UnitResult, constant, sample_stride
-from leakycli.function.records import Record
-from leakycli.function.rule import Losses, Rule
-from leakycli.function.summary import Histogram, Summary
+from leakycli.formats.base import Mask, Reader, Writer
+from leakycli.function.kernel import Kernel
+from leakycli.function.rule import Rule
+from leakycli.function.sample import Distribution, Sample, stride
+from leakycli.function.stats import BlockStats, Losses, NanError
 from leakycli.regions import Index
 
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True, slots=True)
-class RegionResult(Record):
-    """What one task gave: the results of its units in order, its histograms (before, after) or patterns, what reader and writer are to
-    commit."""
+class RegionResult:
+    """What one task gave: its statistics, its part of the sample, what reader and writer are to commit."""
 
-    units: tuple[UnitResult, ...]
-    histograms: tuple[Histogram, Histogram]
-    patterns: Patterns | None
+    stats: BlockStats
+    samples: tuple[Array, ...]
     tokens: tuple[Any, ...]
     payloads: tuple[Any, ...]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class ArrayResult:
-    """What is known of an array after its last region; before it, with `patterns` that wait for `settle` where it goes by table."""
+    """What is known of an array: statistics and distributions of input and output, and what the cast lost."""
 
-    before: Summary
-    after: Summary
-    losses: Losses
-    histogram_before: Histogram
-    histogram_after: Histogram
-    patterns: Patterns | None = None
-
-    @classmethod
-    def none(cls, rule: Rule) -> ArrayResult:
-        """Of no elements."""
-        return cls(Summary(), Summary(), Losses(), Histogram(rule.source), Histogram(rule.dtype))
-
-    def copy(self) -> ArrayResult:
-        """One that does not change with this."""
-        patterns = None if self.patterns is None else self.patterns.copy()
-        return replace(self, histogram_before=self.histogram_before.copy(), histogram_after=self.histogram_after.copy(), patterns=patterns)
+    stats: BlockStats
+    before: Distribution
+    after: Distribution
 
     def to_json(self) -> list[Any]:
-        """All that it holds but for the types; numbers come back the same to the bit."""
-        parts = [[getattr(part, field.name) for field in fields(part)] for part in (self.before, self.after, self.losses)]
-        patterns = None if self.patterns is None else self.patterns.to_json()
-        return [*parts, self.histogram_before.to_json(), self.histogram_after.to_json(), patterns]
+        """All that it holds; numbers come back the same to the bit."""
+        return [part.to_json() for part in (self.stats, self.before, self.after)]
 
     @classmethod
-    def from_json(cls, rule: Rule, held: list[Any]) -> ArrayResult:
+    def from_json(cls, held: list[Any]) -> ArrayResult:
         """One that holds what `to_json` gave."""
-        before, after, losses, *histograms, patterns = held
-        of_each = [Histogram.from_json(*pair) for pair in zip((rule.source, rule.dtype), histograms, strict=True)]
-        waiting = None if patterns is None else Patterns.from_json(rule, patterns)
-        return cls(Summary(*before), Summary(*after), Losses(*losses), of_each[0], of_each[1], waiting)
+        stats, before, after = held
+        return cls(BlockStats.from_json(stats), Distribution.from_json(before), Distribution.from_json(after))
 
-    def fold(self, result: RegionResult) -> None:
-        """Take in the next region, in plan order. Unit by unit, so that how units were joined into regions leaves no trace."""
-        for unit in result.units:
-            self.before = self.before.merge(unit.before)
-            self.after = self.after.merge(unit.after)
-            self.losses += unit.losses
-        self.histogram_before.merge(result.histograms[0])
-        self.histogram_after.merge(result.histograms[1])
-        if self.patterns is None:
-            self.patterns = result.patterns
-        elif result.patterns is not None:
-            self.patterns.merge(result.patterns)
 
-    def settle(self) -> None:
-        """After the last region: take in what the patterns tell."""
-        if self.patterns is not None:
-            unit, histograms = self.patterns.results()
-            self.patterns = None
-            self.fold(RegionResult((unit,), histograms, None, (), ()))
+class Progress:
+    """What is known of an array so far. It does not matter in which order or grouping its regions are added."""
 
-    def fold_missing(self, rule: Rule, fill: Any, size: int) -> None:
-        """Take in, last and as one term, those of the array's `size` elements that are not stored: all of them are `fill`."""
-        if missing := size - self.before.count:
-            sampled = max(missing // sample_stride(rule, size), 1)
-            unit, histograms = constant(rule, fill, missing)
-            if sampled != missing:
-                histograms = constant(rule, fill, sampled)[1]
-            self.fold(RegionResult((unit,), histograms, None, (), ()))
+    def __init__(self, rule: Rule, size: int) -> None:
+        """size: elements of the array."""
+        self.rule, self.size = rule, size
+        self.stats = BlockStats()
+        self.sample = Sample(rule, size)
+        self._told = self._telling = 0
+
+    def add(self, result: RegionResult) -> None:
+        self.stats += result.stats
+        for values in result.samples:
+            self.sample.add(values)
+
+    def held(self) -> Callable[[], dict[str, Any]]:
+        """What `restore` needs to know of all so far, and of the sample what came since the journal's line before.
+
+        The journal calls the last it was given when it writes a line. That it goes on after that means that the line was written.
+        """
+        self._told = max(self._told, self._telling)
+        stats, start, stop = self.stats, self._told, self.sample.count
+
+        def record() -> dict[str, Any]:
+            self._telling = stop
+            values = base64.b64encode(self.sample.since(start, stop)).decode()
+            return {"stats": stats.to_json(), "sample": values, "sample_from": start}
+
+        return record
+
+    def restore(self, lines: Iterable[dict[str, Any]]) -> None:
+        """Take what an earlier run held, as each of its journal's lines has it. Raises ValueError or TypeError for anything else."""
+        stats: Any = None
+        for line in lines:
+            if line["sample_from"] == 0:
+                self.sample = Sample(self.rule, self.size)
+            if line["sample_from"] != self.sample.count:
+                raise ValueError("a part of the sample is missing")
+            self.sample.restore(base64.b64decode(line["sample"], validate=True))
+            stats = line["stats"]
+        self.stats = BlockStats.from_json(stats)
+        if json.loads(json.dumps(self.stats.to_json())) != stats:
+            raise ValueError("no statistics")
+        self._told = self.sample.count
+
+    def finish(self, fill: Any) -> ArrayResult:
+        """After the last region. fill: what the elements are that are not stored."""
+        if missing := self.size - self.stats.before.count:
+            kernel, x, y = Kernel(self.rule), np.array([fill], self.rule.source), np.empty(1, self.rule.dtype)
+            kernel.add(x, y)
+            self.stats += kernel.take() * missing
+        return ArrayResult(self.stats, *self.sample.distributions(self.stats, fill))
 
 
 class RegionTask(Generic[R]):
-    """Reads, transforms and writes one region. Picklable; each thread that runs it keeps buffers of its own in it."""
+    """Reads, transforms and writes one region; each thread that runs it keeps buffers of its own in it."""
 
-    def __init__(self, plan: ArrayPlan[R], rule: Rule, reader: Reader[R], writer: Writer[R]) -> None:
+    def __init__(
+        self, plan: ArrayPlan[R], rule: Rule, reader: Reader[R], writer: Writer[R], statistics: bool = True, mask: Mask | None = None
+    ) -> None:
         self._parts: tuple[ArrayPlan[R], Rule, Reader[R], Writer[R]] = plan, rule, reader, writer
+        self._statistics, self._mask = statistics, mask
+        self._stride = stride(plan.size)
         self._local = threading.local()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), self._parts
 
     def __call__(self, region: R, fetched: Array | None) -> RegionResult:
         """Raises LossError, naming the element, where a NaN has no integer; else what reader and writer raise."""
         plan, rule, reader, writer = self._parts
-        one_pass, buffer, results = self._buffers()
+        kernel, buffer, results = self._buffers()
         order: Literal["C", "F"] = "F" if writer.info.fortran else "C"
-        units, tokens, payloads, at = [], [], [], 0
-        with np.errstate(all="ignore"):
-            for part in plan.parts(region):
-                if fetched is not None:
-                    buffer = fetched[at:]
-                    at += part.size * plan.itemsize_in
-                x, token = reader.read(part, buffer)
-                size, shape = part.size, part.shape
-                y = results[:size] if shape == (size,) else results[:size].reshape(shape, order=order)
-                for selection, start, ends in plan.units(part):
-                    piece = x[selection]
-                    try:
-                        one_pass.add(piece, y[selection], start)
-                    except NanError as error:
-                        raise LossError(_nan_message(reader, rule, plan.index(part, selection, piece.shape, error.position))) from None
-                    if ends:
-                        units.append(one_pass.unit())
-                tokens.append(token)
-                payloads.append(writer.write(part, y))
-        return RegionResult(tuple(units), *one_pass.take(), tuple(tokens), tuple(payloads))
+        samples, tokens, payloads, at, masked = [], [], [], 0, 0
+        for part in plan.parts(region):
+            if fetched is not None:
+                buffer = fetched[at:]
+                at += part.size * plan.itemsize_in
+            x, token = reader.read(part, buffer)
+            size, shape = part.size, part.shape
+            y = results[:size] if shape == (size,) else results[:size].reshape(shape, order=order)
+            for selection, start in plan.units(part):
+                piece = x[selection]
+                if self._statistics and (values := self._sample(piece, start)).size:
+                    samples.append(values)
+                try:
+                    kernel.add(piece, y[selection])
+                except NanError as error:
+                    raise LossError(_nan_message(reader, rule, plan.index(part, selection, piece.shape, error.position))) from None
+                if self._mask is not None:
+                    masked += self._mask.apply(piece, y[selection])
+            tokens.append(token)
+            payloads.append(writer.write(part, y))
+        stats = kernel.take()
+        if masked:
+            stats = replace(stats, losses=stats.losses + Losses(masked=masked))
+        return RegionResult(stats, tuple(samples), tuple(tokens), tuple(payloads))
 
-    def close(self) -> None:
-        """Close reader and writer; for a copy in another process, which opened them for itself."""
-        for end in self._parts[2:]:
-            end.close()
+    def _sample(self, x: Array, start: int) -> Array:
+        """The elements of a unit, or of a piece of one, that are in the sample. start: the flat index of its first element."""
+        first = -start % self._stride
+        if x.flags.c_contiguous:
+            return x.reshape(-1)[first :: self._stride].astype(self._parts[1].source)
+        return x[np.unravel_index(np.arange(first, x.size, self._stride), x.shape)].astype(self._parts[1].source, copy=False)
 
-    def _buffers(self) -> tuple[OnePass, Array, Array]:
+    def _buffers(self) -> tuple[Kernel, Array, Array]:
         plan, rule, reader, writer = self._parts
         if not hasattr(self._local, "buffers"):
             part = plan.largest_part
             buffer = _aligned(0 if reader.sequential else part * plan.itemsize_in)
             results = _aligned(part * plan.itemsize_out).view(writer.info.dtype)
-            self._local.buffers = OnePass(rule, plan.size), buffer, results
-        buffers: tuple[OnePass, Array, Array] = self._local.buffers
+            self._local.buffers = Kernel(rule, self._statistics), buffer, results
+        buffers: tuple[Kernel, Array, Array] = self._local.buffers
         return buffers
 
 
@@ -176,22 +191,25 @@ def run(
     ends: tuple[Reader[R], Writer[R]],
     executor: Executor,
     workers: int,
-    done: Callable[[R, ArrayResult], None],
-    begun: tuple[int, ArrayResult] | None = None,
-) -> ArrayResult:
+    done: Callable[[R, Progress], None],
+    begun: tuple[int, Progress] | None = None,
+    statistics: bool = True,
+    mask: Mask | None = None,
+) -> Progress:
     """Transform one array from the reader to the writer (`ends`), calling `done` after each region in plan order, with all so far.
 
-    executor: of threads where the reader is sequential. begun: the position from which to go on, and what the regions before it gave.
-    Raises the error of the first region, in plan order, that has one; the regions after it are cancelled, and none is running any
-    more when this returns or raises.
+    executor: of threads. begun: the position at which to resume, and what the regions before it gave. statistics: whether those and the
+    sample are taken. mask: what is done about missing elements beside the transform, None for nothing. Raises the error of the first
+    region, in plan order, that has one; the regions after it are cancelled, and none is
+    running any more when this returns or raises.
     """
     reader, writer = ends
-    task = RegionTask(plan, rule, reader, writer)
-    start, result = begun or (0, ArrayResult.none(rule))
+    task = RegionTask(plan, rule, reader, writer, statistics, mask)
+    start, progress = begun or (0, Progress(rule, plan.size))
     pending: deque[tuple[R, Array | None, Future[RegionResult]]] = deque()
     spare: list[Array] = []
     # Decoding is the longest thing that must go in order; what else must, as commits, is not to wait for it, nor it for them.
-    fetcher = ThreadPoolExecutor(1, thread_name_prefix="leakycli-fetch") if reader.sequential and reader.decodes and workers > 1 else None
+    fetcher = threads(1, "leakycli-fetch") if reader.sequential and reader.decodes and workers > 1 else None
     fetch: Future[None] | None = None
 
     def take_oldest() -> None:
@@ -199,11 +217,11 @@ def run(
         region_result = future.result()
         reader.commit(list(region_result.tokens))
         writer.commit(list(region_result.payloads))
-        result.fold(region_result)
+        progress.add(region_result)
         pending.popleft()
         if fetched is not None:
             spare.append(fetched)
-        done(region, result)
+        done(region, progress)
 
     try:
         if start and reader.cumulative:
@@ -229,15 +247,12 @@ def run(
             take_oldest()
         reader.finish()
         writer.finish()
-        result.settle()
-        if (chunking := reader.info.chunking) is not None:
-            result.fold_missing(rule, 0 if chunking.fill is None else chunking.fill, plan.size)
     finally:
         if fetcher is not None:
             fetcher.shutdown(cancel_futures=True)
         futures = [future for _, _, future in pending]
         wait([future for future in futures if not future.cancel()])
-    return result
+    return progress
 
 
 def _fetch(reader: Reader[R], region: R, buffer: Array, before: Future[None] | None) -> None:

@@ -11,13 +11,13 @@ from typing import Any
 from leakycli import stopping
 from leakycli.engine import events
 from leakycli.engine.compare import ComparingWriter, Difference
-from leakycli.engine.executors import ForkedExecutor, local_executor
+from leakycli.engine.executors import local_executor
 from leakycli.engine.plan import UNIT_BYTES, ArrayPlan, GridPlan, Plan
 from leakycli.engine.route import array_plan, fitting_reader
 from leakycli.engine.transform import run
 from leakycli.errors import LossError, counted
 from leakycli.formats import ArrayInfo, Member, Source
-from leakycli.function.onepass import scratch_bytes
+from leakycli.function.kernel import kernel_bytes
 from leakycli.function.rule import Rule
 from leakycli.options import Options, ignored, place
 
@@ -73,12 +73,10 @@ def compare_sources(
     options: Options,
     observe: events.Observer = events.ignore,
     run_plan: Plan | None = None,
-    processes: ForkedExecutor | None = None,
 ) -> Comparison:
     """Compare the arrays of `destination` with what those of `pair`, the source, give; each is (path, opened).
 
-    run_plan: of the run that this comparison is part of, whose workers and memory it then keeps to. processes: that run's, which hold
-    memory of their own still.
+    run_plan: of the run that this comparison is part of, whose workers and memory it then keeps to.
     """
     (source, opened), (dest, found) = pair, destination
     chosen = {member.key: member for member in options.selection.choose(opened.members, source)}
@@ -91,7 +89,7 @@ def compare_sources(
     for member in opened.members:
         there = arrays[0] if lone and member.key in chosen else by_key.get(member.key if same else member.name)
         if member.key in chosen and member.array is not None:
-            each = _compare_array(member.array, member, there, (pair, destination), options, observe, run_plan, processes)
+            each = _compare_array(member.array, member, there, (pair, destination), options, observe, run_plan)
             if there is not None and there.behind and each.difference is None and each.problem is None:
                 each = replace(each, problem=f"is followed by {counted(there.behind, 'byte')} that are no part of the result")
             compared.append(each)
@@ -117,17 +115,17 @@ def _compare_array(
     options: Options,
     observe: events.Observer,
     run_plan: Plan | None,
-    processes: ForkedExecutor | None,
 ) -> ArrayComparison:
     (source, opened), (_, found) = ends
     rule = options.rule(array, source)
     problem = _mismatch(array, rule, None if there is None else there.array)
     if there is None or there.array is None or problem is not None:
         return ArrayComparison(array.name, array.size, None, None, problem)
+    mask = opened.mask(member, rule) if _family(found) == "zarr" else None
     # Computed in the type that is expected, in the layout that was found.
     chunked = array.chunking is not None or there.array.chunking is not None
-    expected = replace(there.array, dtype=rule.dtype)
-    scratch = scratch_bytes(rule, array.size) + comparing_bytes(rule)
+    expected = there.array
+    scratch = kernel_bytes(rule, array.chunking is None and there.array.chunking is None) + comparing_bytes(rule)
     ordered = tuple(end.sequential(m) or (chunked and end.format == "npz") for end, m in ((opened, member), (found, there)))
     planned = array_plan(member.key, (array, expected), (ordered[0], ordered[1]), scratch, beside=1.0)
     if run_plan is None:
@@ -142,7 +140,7 @@ def _compare_array(
         contextlib.closing(opened.reader(member)) as given,
         contextlib.closing(found.reader(there)) as written,
         stopping.guarded(),
-        contextlib.nullcontext(processes) if processes else local_executor(workers, planned.count) as executor,
+        local_executor(workers, planned.count) as executor,
     ):
         reader, there_reader = (fitting_reader(planned, end, os.path.join(folder, "spool.npy")) for end in (given, written))
         writer = ComparingWriter(expected, there_reader)
@@ -154,13 +152,17 @@ def _compare_array(
                 executor,
                 workers,
                 lambda region, _: observe(events.RegionDone(source, array.name, region.size * planned.itemsize_in, 0)),
+                statistics=False,
+                mask=mask if mask is not None and mask.active else None,
             )
         except LossError as error:
             raise LossError(f"{place(source)}{error}") from None
         result = writer.result
     observe(events.Finished(source))
+    if result is None and _family(opened) == _family(found) == "zarr":
+        problem = opened.document_problem(member, found, there, rule)
     index = None if result is None else (replace(array, fortran=False) if isinstance(planned, GridPlan) else array).index(result.position)
-    return ArrayComparison(array.name, array.size, result, index, None)
+    return ArrayComparison(array.name, array.size, result, index, problem)
 
 
 def spool_folder(plan: ArrayPlan[Any]) -> contextlib.AbstractContextManager[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from leakycli.errors import CorruptError, StorageError, UnsupportedError, UsageError, shown, storage_error
@@ -18,6 +18,7 @@ from leakycli.formats.base import (
     Begun,
     Chunking,
     Layout,
+    Mask,
     Member,
     Reader,
     Source,
@@ -25,10 +26,10 @@ from leakycli.formats.base import (
     Usage,
     Writer,
     changed,
-    is_unchanged,
+    read_limited,
     unchanged,
 )
-from leakycli.formats.npy import AGAIN, MAGIC, NpySource, NpyStreamSource, NpyStreamTarget, NpyTarget, behind_text
+from leakycli.formats.npy import MAGIC, NpySource, NpyStreamSource, NpyStreamTarget, NpyTarget, behind_text
 from leakycli.formats.npy import is_stream as _is_stream
 from leakycli.stores.urls import is_url, name_in, parse_options
 
@@ -83,13 +84,11 @@ def _state(path: str) -> tuple[int, ...] | None:
 def _open_path(path: str) -> Source:
     if is_stream(path):
         return NpyStreamSource(path)
-    if is_zarr(path):
+    if is_zarr(path) or (os.path.isdir(path) and path.rstrip("/").lower().endswith(".zarr")):
         from leakycli.formats.zarr import ZarrSource
 
         return ZarrSource(path)
     if os.path.isdir(path):
-        if path.rstrip("/").lower().endswith(".zarr"):
-            raise CorruptError(f"{shown(path)}: is no Zarr array or group: it has no {', '.join(DOCUMENTS)}; {AGAIN}")
         raise StorageError(f"{shown(path)}: is a folder, and no Zarr array or group; name what is in it")
     try:
         with open(path, "rb") as file:
@@ -99,8 +98,26 @@ def _open_path(path: str) -> Source:
     if archive:
         from leakycli.formats.npz import NpzSource
 
+        if (inner := _zarr_in_archive(path)) is not None:
+            raise CorruptError(f"{shown(path)}: is no Zarr array or group itself, but {shown(inner)} is; give that path")
         return NpzSource(path)
     return NpySource(path)
+
+
+def _zarr_in_archive(path: str) -> str | None:
+    """The path of a Zarr array or group in the folders of an archive that holds no `.npy`; None where there is none."""
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(path) as opened:
+            names = opened.namelist()
+    # A hostile directory trips zipfile in several ways; whoever opens it says so.
+    except Exception:
+        return None
+    if any(name.endswith(".npy") for name in names):
+        return None
+    folders = {name.rpartition("/")[0] for name in names if name.rpartition("/")[2] in DOCUMENTS}
+    return f"{path}/{min(folders, key=lambda folder: (folder.count('/'), folder))}" if folders else None
 
 
 def _open_remote(remote: Remote) -> Source:
@@ -141,8 +158,9 @@ def is_zarr(path: str) -> bool:
             return True
         import zipfile
 
+        inner = path[len(archive) :].strip("/")
         with zipfile.ZipFile(archive) as opened:
-            return not set(DOCUMENTS).isdisjoint(opened.namelist())
+            return not {f"{inner}/{name}" if inner else name for name in DOCUMENTS}.isdisjoint(opened.namelist())
     # A hostile directory trips zipfile in several ways; whoever opens it says so.
     except Exception:
         return False
@@ -171,17 +189,17 @@ def dest_format(dest: str, to: str | None = None) -> str:
     raise UsageError(f"{shown(dest)}: a destination's suffix says its format; it must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
 
 
-def create_target(path: str | Remote, format: str, layout: Layout, begun: bool = False, flush: bool = False, there: bool = False) -> Target:
+def create_target(path: str | Remote, format: str, layout: Layout, begun: bool = False, flush: bool = False) -> Target:
     """A target of that format that will be at `path` (a temporary name, whatever its suffix); "-" is standard output.
 
-    begun: by an earlier run. flush: see `Target.ensure`. there: for a `.npy`, the file is there, and empty.
+    begun: by an earlier run. flush: see `Target.ensure`. An empty file, or folder, may be there already.
     """
     if not isinstance(path, str):
         from leakycli.formats.zarr import ZarrTarget
 
         return ZarrTarget(path, layout, begun=begun)
     if format == "npy":
-        return NpyStreamTarget(1) if path == "-" else NpyTarget(path, flush, there)
+        return NpyStreamTarget(1) if path == "-" else NpyTarget(path, flush)
     if format == "npz":
         from leakycli.formats.npz import Compressor, NpzTarget
 
@@ -189,6 +207,24 @@ def create_target(path: str | Remote, format: str, layout: Layout, begun: bool =
     from leakycli.formats.zarr import ZarrTarget
 
     return ZarrTarget(path, layout, packed=format == "zarr.zip", begun=begun, flush=flush)
+
+
+def carries(format: str, layout: Layout, source: Source, member: Member) -> bool:
+    """Whether a member that is not transformed is read as an array and written as one: from one kind of format to another.
+
+    Raises the member's problem, or UsageError, where it would have to be and cannot.
+    """
+    if format == "npy":
+        return False
+    if format.removesuffix(".zip") == source.format.removesuffix(".zip"):
+        if not format.startswith("zarr") or layout.zarr_format is None:
+            return False
+        from leakycli.formats.zarr import carries as translates
+
+        return translates(layout, source, member)
+    if member.problem is not None:
+        raise type(member.problem)(f"{member.problem} (an array that is not chosen is copied, which this one cannot be from Zarr to npz)")
+    return member.array is not None
 
 
 def check_layout(format: str, layout: Layout) -> None:
@@ -218,37 +254,64 @@ def compresses(format: str, layout: Layout, source: Source, member: Member) -> b
     return Compressor.of(Compressor.parse(layout.compressor), source, member).compresses
 
 
-def fingerprint(path: str | Remote) -> str:
-    """A digest that tells what this is, whatever its name and times: of a file's size and 16 samples of 4 KiB spread over it (all of a
-    small one), or of all metadata documents of a Zarr folder or URL."""
+#: Samples of a file, bytes of each, and files of a folder that samples are taken of.
+_SAMPLES, _SAMPLE, _SAMPLED_FILES = 16, 4096, 64
+
+
+def fingerprint(path: str | Remote) -> dict[str, str]:
+    """Digests that tell what this is, whatever its name and times.
+
+    Of a file: its size and 16 samples of 4 KiB spread over it (all of a small one). Of a Zarr folder: name and size of every file in it,
+    and such samples of 64 of them. Of a URL: all metadata documents. Raises OSError.
+    """
     digest = hashlib.blake2b(digest_size=16)
-    if not isinstance(path, str) or os.path.isdir(path):
+    if not isinstance(path, str):
         from leakycli.formats.zarr import ZarrSource
 
         source = ZarrSource(path)
         source.close()
         digest.update(str(source.opened).encode())
-        return digest.hexdigest()
-    with open(path, "rb", buffering=0) as file:
+        return {"sampled_blake2b": digest.hexdigest()}
+    if not os.path.isdir(path):
+        digest.update(_sampled(path))
+        return {"sampled_blake2b": digest.hexdigest()}
+    files = sorted(_manifest(path, ""))
+    for name, size in files:
+        digest.update(b"%s\0%d\0" % (os.fsencode(name), size))
+    for i in sorted({n * (len(files) - 1) // (_SAMPLED_FILES - 1) for n in range(_SAMPLED_FILES)} if files else ()):
+        digest.update(_sampled(os.path.join(path, files[i][0])))
+    return {"manifest_blake2b": digest.hexdigest()}
+
+
+def _manifest(folder: str, under: str) -> Iterator[tuple[str, int]]:
+    """Path below the first folder, and size, of every file."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                yield from _manifest(entry.path, f"{under}{entry.name}/")
+            else:
+                yield under + entry.name, entry.stat().st_size
+
+
+def _sampled(path: str) -> bytes:
+    with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
-        digest.update(str(size).encode())
-        if size <= 16 * 4096:
-            digest.update(file.read(size))
-        else:
-            for i in range(16):
-                digest.update(os.pread(file.fileno(), 4096, (size - 4096) * i // 15))
-    return digest.hexdigest()
+        if size <= _SAMPLES * _SAMPLE:
+            return b"%d" % size + file.read(size)
+        parts = []
+        for i in range(_SAMPLES):
+            file.seek((size - _SAMPLE) * i // (_SAMPLES - 1))
+            parts.append(file.read(_SAMPLE))
+        return b"%d" % size + b"".join(parts)
+
+
+#: Bytes of a report that is read.
+_LONGEST_REPORT = 1 << 28
 
 
 def read(path: str | Remote) -> bytes | None:
-    """All of a file, or of what is behind a URL; None where there is nothing. Raises OSError."""
-    if not isinstance(path, str):
-        return path.read("")
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except FileNotFoundError:
-        return None
+    """All of a regular file of 256 MiB at most, or of what is behind a URL; None where there is nothing. Raises OSError, CorruptError."""
+    return path.read("") if not isinstance(path, str) else read_limited(path, _LONGEST_REPORT)
 
 
 def is_regular(path: str) -> bool:
@@ -257,6 +320,15 @@ def is_regular(path: str) -> bool:
         return stat.S_ISREG(os.stat(path).st_mode)
     except (OSError, ValueError):
         return False
+
+
+def is_small_file(path: str, most: int) -> bool:
+    """Whether `path` is a `.npy` file of at most so many bytes."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return False
+    return path.lower().endswith(".npy") and stat.S_ISREG(found.st_mode) and found.st_size <= most
 
 
 __all__ = [
@@ -269,6 +341,7 @@ __all__ = [
     "Begun",
     "Chunking",
     "Layout",
+    "Mask",
     "Member",
     "Reader",
     "Source",
@@ -276,6 +349,7 @@ __all__ = [
     "Usage",
     "Writer",
     "behind_text",
+    "carries",
     "changed",
     "check_layout",
     "compresses",
@@ -283,6 +357,7 @@ __all__ = [
     "dest_format",
     "fingerprint",
     "is_regular",
+    "is_small_file",
     "is_stream",
     "is_unchanged",
     "is_url",

@@ -1,7 +1,6 @@
 """What every storage format offers: `Source` and `Target`, made of `Reader`s and `Writer`s of single arrays.
 
-A reader or writer is used by several threads at once and pickles as what it takes to open it again. Sequential ones are fetched from
-and committed to in plan order, by one thread.
+A reader or writer is used by several threads at once. Sequential ones are fetched from and committed to in plan order, by one thread.
 """
 
 from __future__ import annotations
@@ -9,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterator, Sequence
+import stat
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Protocol, TypeVar
@@ -17,7 +17,8 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from leakycli.errors import CorruptError, LeakyError, SourceChangedError, StorageError, shown, storage_error
+from leakycli import stopping
+from leakycli.errors import CorruptError, LeakyError, SourceChangedError, StorageError, shown
 from leakycli.function.rule import Rule
 from leakycli.regions import Box, Index, Presence, Span
 
@@ -106,11 +107,14 @@ class ArrayInfo:
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """What is known of an array whose elements cannot be had: enough to say what was copied. dtype: its name, which may not be numpy's."""
+    """What is known of an array whose elements cannot be had: enough to say what was copied. dtype: its name, which may not be numpy's.
+
+    chunking: None where it is of a kind that is not known.
+    """
 
     shape: tuple[int, ...]
     dtype: str
-    chunking: Chunking
+    chunking: Chunking | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +143,27 @@ class Begun:
     """That an array was begun by an earlier run: the state that its writer had."""
 
     state: Any
+
+
+class Mask(Protocol):
+    """How an array marks elements as missing."""
+
+    @property
+    def rule(self) -> Rule:
+        """The array's rule, which says what is missing."""
+        ...
+
+    @property
+    def active(self) -> bool:
+        """Whether there is anything to do beside the transform by `rule`."""
+        ...
+
+    def apply(self, x: Array, y: Array, /) -> int:
+        """After the transform of `x` into `y`, of the same shape: give missing elements their value.
+
+        Returns how many valid elements now look missing, beside those that the kernel counts.
+        """
+        ...
 
 
 class Reader(Protocol[Region]):
@@ -247,17 +272,25 @@ class Source(Protocol):
         """What a chunked array takes; None for one that is not chunked."""
         ...
 
+    def mask(self, member: Member, rule: Rule) -> Mask | None:
+        """What is to be done about elements that are marked as missing; None for nothing."""
+        ...
+
     def copy_problem(self, member: Member, other: Source, there: Member) -> str | None:
         """How a copy of `member` in another source of the same format is none, in words; None where it is one."""
         ...
 
-    @property
-    def opened(self) -> dict[str, Any]:
-        """The identity of what was opened."""
+    def document_problem(self, member: Member, other: Source, there: Member, rule: Rule) -> str | None:
+        """What else than the elements of a transformed array is not as it should be in another source of the same format, in words."""
         ...
 
-    def identity(self) -> dict[str, Any]:
-        """What tells this source from a changed one; taken anew at each call."""
+    @property
+    def opened(self) -> dict[str, Any]:
+        """The identity of what was opened, as far as it is known without looking at what holds the elements."""
+        ...
+
+    def identity(self, used: Collection[Member] = ()) -> dict[str, Any]:
+        """What tells this source from a changed one; taken anew at each call. It covers all that the members `used` are read from."""
         ...
 
     def close(self) -> None: ...
@@ -268,37 +301,64 @@ def changed(path: str) -> SourceChangedError:
     return SourceChangedError(f"{shown(path)}: changed while it was read; run again when it is left alone")
 
 
-def is_unchanged(source: Source) -> bool:
-    """Whether `source` still is what was opened. Raises StorageError where that cannot be told."""
+def check_unchanged(source: Source, path: str) -> None:
+    """Raise StorageError where `source`, which is at `path`, is no longer what was opened."""
     try:
-        return source.identity() == source.opened
+        found = source.identity()
     except StorageError as error:
-        if error.errno == errno.ENOENT:
-            return False
-        raise
+        if error.errno != errno.ENOENT:
+            raise
+        gone = StorageError(f"{shown(path)}: was removed while it was read; run again when it is back")
+        gone.errno = errno.ENOENT
+        raise gone from None
+    if any(found.get(name) != value for name, value in source.opened.items()):
+        raise changed(path)
 
 
 @contextlib.contextmanager
 def unchanged(source: Source, path: str) -> Iterator[None]:
-    """What is found wrong with `source`, which is at `path`, within: SourceChangedError where it is no longer what was opened."""
+    """What is found wrong with `source`, which is at `path`, within: first whether it still is what was opened."""
     try:
         yield
     except (CorruptError, StorageError) as error:
-        if not (isinstance(error, CorruptError) or error.errno == errno.ENOENT) or is_unchanged(source):
-            raise
-        raise changed(path) from None
+        if isinstance(error, CorruptError) or error.errno == errno.ENOENT:
+            check_unchanged(source, path)
+        raise
 
 
-def sync_path(path: str) -> None:
-    """Flush a file, or a folder's list of names, to disk. Raises StorageError."""
+def read_limited(path: str, most: int) -> bytes | None:
+    """All of a regular file; None where there is none. Raises CorruptError where it has more than `most` bytes, or is no file; OSError."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-    except OSError as error:
-        raise storage_error(error, path, "cannot flush") from None
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    with open(fd, "rb") as file:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise CorruptError(f"{shown(path)}: is no regular file")
+        data = file.read(most + 1) if found.st_size <= most else b""
+        if found.st_size > most or len(data) > most:
+            raise CorruptError(f"{shown(path)}: has {found.st_size} bytes; more than {most} are not read")
+        return data
+
+
+#: Bytes that are copied at once.
+_COPIED = 1 << 20
+
+
+def copy_in_pieces(read: Callable[[int], bytes], write: Callable[[bytes], object]) -> int:
+    """Copy until `read`, which gives up to so many bytes, gives none; returns how many. Memory holds one piece, whatever the size."""
+    size = 0
+    while data := read(_COPIED):
+        stopping.check()
+        write(data)
+        size += len(data)
+    return size
+
+
+def file_identity(found: os.stat_result) -> dict[str, Any]:
+    """What tells a file from a changed one. Its time of change (ctime) cannot be set back, as that of its content can."""
+    return {"bytes": found.st_size, "mtime_ns": found.st_mtime_ns, "ctime_ns": found.st_ctime_ns, "inode": found.st_ino}
 
 
 class FlatSource:
@@ -308,6 +368,12 @@ class FlatSource:
         return None
 
     def usage(self, member: Member) -> None:
+        return None
+
+    def mask(self, member: Member, rule: Rule) -> None:
+        return None
+
+    def document_problem(self, member: Member, other: Source, there: Member, rule: Rule) -> None:
         return None
 
 

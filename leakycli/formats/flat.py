@@ -17,6 +17,7 @@ from leakycli import stopping
 from leakycli.formats.base import Array, ArrayInfo, Reader, Writer
 from leakycli.formats.npy import NpyReader, NpyTarget
 from leakycli.regions import Box, Span, cuts, spans
+from leakycli.system import sync_path
 
 #: Elements that go through a spool at once.
 _PIECE = 1 << 17
@@ -51,9 +52,6 @@ class BoxReader:
         self.info, self.sequential = reader.info, reader.sequential
         self.decodes, self.cumulative = reader.decodes, reader.cumulative
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._reader,)
-
     def fetch(self, region: Box, buffer: Array) -> None:
         (run,) = runs(region, self.info)
         self._reader.fetch(run, buffer)
@@ -81,9 +79,6 @@ class BoxWriter:
     def __init__(self, writer: Writer[Span]) -> None:
         self._writer = writer
         self.info, self.sequential = writer.info, writer.sequential
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._writer,)
 
     def write(self, region: Box, y: Array) -> Any:
         flat, at, payload = y.reshape(-1, order="F" if self.info.fortran else "C"), 0, None
@@ -151,6 +146,10 @@ class SpoolingWriter:
                 y, _ = reader.read(span, buffer)
                 self._writer.commit([self._writer.write(span, y)])
         self._writer.finish()
+
+    def flush(self) -> None:
+        """Flush the spool to disk, before anything relies on it. Raises FlushError."""
+        sync_path(self._path)
 
     def close(self) -> None:
         self._spool.close()

@@ -15,13 +15,12 @@ Anything else there is ignored, with a warning.
 from __future__ import annotations
 
 import ast
-import contextlib
 import os
 import re
 import select
 import stat
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import lru_cache, partial
 from io import BytesIO
 from math import prod
@@ -33,9 +32,10 @@ from numpy.lib import format as npy_format
 from leakycli import stopping, system
 from leakycli.errors import CorruptError, LeakyError, SourceChangedError, UnsupportedError, counted, shown, storage_error, visible
 from leakycli.formats import kinds
-from leakycli.formats.base import Array, ArrayInfo, Begun, FlatSource, Member, Source, sync_path
+from leakycli.formats.base import Array, ArrayInfo, Begun, FlatSource, Member, Source, file_identity
 from leakycli.function.rule import Rule, refuse_unsupported
 from leakycli.regions import Index, Span
+from leakycli.system import open_own, sync_path
 
 if TYPE_CHECKING:
     from leakycli.stores.remote import Remote
@@ -217,9 +217,6 @@ class NpyReader:
         except OSError as error:
             raise storage_error(error, path, "cannot read") from None
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._path, self.info, self._offset)
-
     def fetch(self, region: Span, buffer: Array) -> None:
         raise NotImplementedError("spans of a file are read as they are needed")
 
@@ -292,14 +289,14 @@ class NpySource(FlatSource):
     def copy_problem(self, member: Member, other: Source, there: Member) -> str | None:
         raise NotImplementedError("the one array of a .npy file is never copied")
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self, used: Collection[Member] = ()) -> dict[str, Any]:
         try:
             return self._identity(os.stat(self._path))
         except OSError as error:
             raise storage_error(error, self._path, "cannot read") from None
 
     def _identity(self, found: os.stat_result) -> dict[str, Any]:
-        return {"bytes": found.st_size, "mtime_ns": found.st_mtime_ns, "inode": found.st_ino, "header": self._header.hex()}
+        return {**file_identity(found), "header": self._header.hex()}
 
     def close(self) -> None:
         pass
@@ -430,7 +427,7 @@ class NpyStreamSource(FlatSource):
     def copy_problem(self, member: Member, other: Source, there: Member) -> str | None:
         raise NotImplementedError("the one array of a .npy file is never copied")
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self, used: Collection[Member] = ()) -> dict[str, Any]:
         return self._stream.state()
 
     def close(self) -> None:
@@ -446,12 +443,9 @@ class NpyWriter:
         self.info = info
         self._path, self.offset = path, offset
         try:
-            self._fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+            self._fd = open_own(path, os.O_WRONLY)
         except OSError as error:
             raise storage_error(error, path, "cannot write") from None
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._path, self.info, self.offset)
 
     def write(self, span: Span, y: Array) -> Any:
         view, done = y.view(np.uint8).data, 0
@@ -482,9 +476,8 @@ class NpyTarget:
 
     warnings = ()
 
-    def __init__(self, path: str, flush: bool = False, there: bool = False) -> None:
-        """there: the file is, and is empty."""
-        self._path, self._flush, self._there = path, flush, there
+    def __init__(self, path: str, flush: bool = False) -> None:
+        self._path, self._flush = path, flush
 
     def copy(self, source: Source, member: Member) -> None:
         raise NotImplementedError("a .npy file holds one array and nothing else")
@@ -496,11 +489,7 @@ class NpyTarget:
         """The file, made for the array `info`. begun: what is there already is kept."""
         header = header_bytes(info)
         try:
-            there = begun or self._there
-            if not there:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(self._path)
-            with open(self._path, "r+b" if there else "xb") as file:
+            with open(open_own(self._path, os.O_RDWR | os.O_CREAT | (0 if begun else os.O_TRUNC)), "r+b") as file:
                 file.write(header)
                 file.truncate(len(header) + info.nbytes)
                 if not begun:

@@ -16,7 +16,9 @@ from dataclasses import dataclass
 
 from isal import isal_zlib
 
-from leakycli.errors import UnsupportedError, shown, storage_error
+from leakycli.errors import StorageError, UnsupportedError, shown, storage_error
+from leakycli.formats.base import copy_in_pieces
+from leakycli.system import open_own
 
 STORED, DEFLATED = 0, 8
 
@@ -137,11 +139,11 @@ def pack(folder: str, path: str) -> int:
 
     Metadata documents (zarr.json and files beginning with a dot) come first, so that a reader of the archive finds them at once.
     """
-    names = [os.path.relpath(os.path.join(top, file), folder) for top, _, files in os.walk(folder) for file in files]
+    names = [os.path.relpath(os.path.join(top, file), folder) for top, _, files in os.walk(folder, onerror=_fail) for file in files]
     names.sort(key=lambda name: (not (os.path.basename(name) == "zarr.json" or os.path.basename(name).startswith(".z")), name))
     entries, at = [], 0
     try:
-        with open(path, "xb") as archive:
+        with open(open_own(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC), "r+b") as archive:
             for name in names:
                 try:
                     name.encode()
@@ -151,9 +153,13 @@ def pack(folder: str, path: str) -> int:
                     size = os.fstat(file.fileno()).st_size
                     entry = Entry(name, STORED, at, 0, size, size)
                     archive.write(entry.local_header())
-                    while data := file.read(1 << 20):
+
+                    def put(data: bytes, entry: Entry = entry) -> None:
                         entry.crc = isal_zlib.crc32(data, entry.crc)
                         archive.write(data)
+
+                    if copy_in_pieces(file.read, put) != size:
+                        raise StorageError(f"cannot read {shown(os.path.join(folder, name))}: it was changed while it was packed")
                     end = archive.tell()
                     archive.seek(at)
                     archive.write(entry.local_header())
@@ -163,4 +169,11 @@ def pack(folder: str, path: str) -> int:
             archive.write(directory(entries, at))
             return archive.tell()
     except OSError as error:
+        if isinstance(error, StorageError):
+            raise
         raise storage_error(error, path, "cannot write") from None
+
+
+def _fail(error: OSError) -> None:
+    """A folder that cannot be listed is no empty folder."""
+    raise storage_error(error, error.filename, "cannot read")

@@ -1,4 +1,4 @@
-"""What is done to an array, said once: alpha, the types, what NaN becomes (`Rule`); and what a cast lost (`Losses`)."""
+"""What is done to an array, said once: alpha, the types, what NaN becomes, which elements are missing (`Rule`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from leakycli.errors import UnsupportedError, UsageError
-from leakycli.function.records import Record
 
 OUTPUTS = ("float16", "float32", "float64", "int32", "int64")
 
@@ -37,39 +36,21 @@ _VOID = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Losses(Record):
-    """What a cast lost, in elements. Rounding is not a loss.
-
-    overflowed: x finite, y infinite. underflowed: x not 0, y 0. clipped: saturated at an integer type's bounds.
-    nan_replaced: NaN that became the number the user gave.
-    """
-
-    overflowed: int = 0
-    underflowed: int = 0
-    clipped: int = 0
-    nan_replaced: int = 0
-
-    def __add__(self, other: Losses) -> Losses:
-        return Losses(
-            self.overflowed + other.overflowed,
-            self.underflowed + other.underflowed,
-            self.clipped + other.clipped,
-            self.nan_replaced + other.nan_replaced,
-        )
-
-
 @dataclass(frozen=True)
 class Rule:
-    """What is done to one array: alpha, the types, and what NaN becomes. Made by `Rule.of`, which checks it.
+    """What is done to one array: alpha, the types, what NaN becomes. Made by `Rule.of`, which checks it.
 
-    source and dtype are in native byte order; `alpha` is as given, `factor` is alpha as rounded to the compute type.
+    source and dtype are in native byte order; `alpha` is as given, `factor` is alpha as rounded to the compute type. missing: the input
+    values that stand for "no value" (NaN may be one): such elements are transformed, and left out of the statistics. fill: the result
+    that stands for it, if any.
     """
 
     alpha: float
     source: np.dtype[Any]
     dtype: np.dtype[Any]
     nan: int | None = None
+    missing: tuple[int | float, ...] = ()
+    fill: int | float | None = None
 
     @classmethod
     def of(cls, source: DTypeLike, alpha: float = 0.2, dtype: DTypeLike | None = None, nan: int | None = None) -> Rule:
@@ -119,13 +100,30 @@ class Rule:
         """Whether a larger x never gives a smaller y."""
         return self.factor >= 0
 
+
+@dataclass(frozen=True)
+class Pass:
+    """A rule as the kernels take it; types by name, `bfloat16` (held as bit patterns, uint16) among them.
+
+    factor: alpha as rounded to the compute type. nan: what NaN becomes in an integer type, None to refuse it. missing: input values that
+    stand for no value (NaN may be one). fill: the result that stands for no value, if any.
+    """
+
+    source: str
+    dtype: str
+    factor: float
+    nan: int | None = None
+    missing: tuple[int | float, ...] = ()
+    fill: int | float | None = None
+
+    @classmethod
+    def of(cls, rule: Rule) -> Pass:
+        return cls(rule.source.name, rule.dtype.name, rule.factor, rule.nan, rule.missing, rule.fill)
+
     @cached_property
-    def may_overflow(self) -> bool:
-        """Whether a finite x can give an infinite y."""
-        if self.dtype.kind != "f":
-            return False
-        limits = np.finfo(self.source) if self.source.kind == "f" else np.iinfo(self.source)
-        return abs(self.factor) > 1 or float(limits.max) > float(np.finfo(self.dtype).max)
+    def computes_in_float32(self) -> bool:
+        """Whether the product is taken in float32; else in float64."""
+        return self.source != "float64" and self.dtype in ("float16", "bfloat16", "float32")
 
 
 def refuse_unsupported(dtype: np.dtype[Any]) -> None:

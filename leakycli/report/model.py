@@ -14,17 +14,21 @@ from functools import lru_cache
 from typing import Any
 
 from leakycli.formats.base import Chunking
-from leakycli.function.rule import Losses
-from leakycli.function.summary import Histogram, Number, Summary
+from leakycli.function.sample import Distribution, Histogram
+from leakycli.function.stats import Losses, Number, Summary
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """An array in numbers, see `summary.Summary`; mean and std (ddof 0) are over the finite elements, None where there are none."""
+    """An array in numbers. count: all elements; missing: those that stand for no value, which count nowhere else. The others are negative,
+    zero, positive or NaN; neginf and posinf are among the negative and positive. mean and std (ddof 0) are over the finite elements, None
+    where there are none. quantiles (by their names in per cent) and histogram are those of a sample, see `function.sample`.
+    """
 
     count: int
+    missing: int
     negative: int
     zero: int
     positive: int
@@ -35,11 +39,14 @@ class Statistics:
     max: Number | None
     mean: float | None
     std: float | None
+    quantiles: dict[str, Number]
+    histogram: Histogram
 
     @classmethod
-    def of(cls, s: Summary) -> Statistics:
+    def of(cls, s: Summary, d: Distribution) -> Statistics:
         return cls(
             s.count,
+            s.missing,
             s.negative,
             s.zero,
             s.positive,
@@ -48,28 +55,11 @@ class Statistics:
             s.posinf,
             s.minimum,
             s.maximum,
-            s.mean if s.finite else None,
-            s.deviation,
+            s.mean,
+            s.std,
+            d.quantiles,
+            d.histogram,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Distribution:
-    """A histogram: every `stride`-th element of the flat index was looked at, `sampled` in all. bins: [lower, upper, count], from the
-    most negative to the most positive; each holds its end nearer to zero; [0, 0, count] is zero itself. NaN and ±inf are in none."""
-
-    stride: int
-    sampled: int
-    bins: tuple[tuple[float, float, int], ...]
-
-    @property
-    def finite(self) -> bool:
-        """Whether no bin reaches to infinity: only the outermost may."""
-        return not self.bins or (math.isfinite(self.bins[0][0]) and math.isfinite(self.bins[-1][1]))
-
-    @classmethod
-    def of(cls, histogram: Histogram, stride: int) -> Distribution:
-        return cls(stride, histogram.sampled, tuple(histogram.bins()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +84,12 @@ class ArrayReport:
     before: Statistics | None
     after: Statistics | None
     losses: Losses | None
-    histogram_before: Distribution | None
-    histogram_after: Distribution | None
 
     @classmethod
     def copied(cls, name: str, shape: tuple[int, ...], order: str, dtype: str, chunking: Chunking | None = None) -> ArrayReport:
         """The report of an array that was taken over as it is."""
         chunks, shards, codecs = (None, None, None) if chunking is None else (chunking.chunks, chunking.shards, chunking.codecs)
-        return cls(name, "copied", shape, order, chunks, shards, codecs, None, dtype, dtype, None, None, None, None, None, None)
+        return cls(name, "copied", shape, order, chunks, shards, codecs, None, dtype, dtype, None, None, None, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +104,10 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What the run took. Times in seconds, memory in bytes of resident peak, throughput in bytes (read and written) a second."""
+    """What the run took. Times in seconds, memory in bytes of resident peak, throughput in bytes (read and written) a second.
+
+    kernel: which implementation ran, see `function.kernel`.
+    """
 
     started: str
     seconds: float
@@ -124,7 +115,7 @@ class Cost:
     bytes_written: int
     throughput: float
     workers: int
-    engine: str
+    kernel: str
     codec_pipeline: str | None
     memory_bound: int
     memory_projected: int
@@ -167,10 +158,9 @@ class Report:
             for name in ("before", "after"):
                 if (held := fields[name]) is not None:
                     numbers: dict[str, Any] = {key: float(n) if isinstance(n, str) else n for key, n in held.items()}
-                    fields[name] = Statistics(**numbers)
-                if (held := fields[f"histogram_{name}"]) is not None:
-                    bins = tuple((float(lower), float(upper), count) for lower, upper, count in held["bins"])
-                    fields[f"histogram_{name}"] = Distribution(held["stride"], held["sampled"], bins)
+                    quantiles = {key: float(n) if isinstance(n, str) else n for key, n in held["quantiles"].items()}
+                    histogram = held["histogram"] | {key: tuple(held["histogram"][key]) for key in ("edges", "counts")}
+                    fields[name] = Statistics(**numbers | {"quantiles": quantiles, "histogram": Histogram(**histogram)})
             fields["losses"] = None if fields["losses"] is None else Losses(**fields["losses"])
             for name in ("shape", "chunks", "shards"):
                 fields[name] = None if fields[name] is None else tuple(fields[name])
@@ -181,7 +171,7 @@ class Report:
         return cls(**fields)
 
     def to_json(self, indent: int | None = 2) -> str:
-        """Strict JSON; an indented report ends in a newline and keeps each bin and shape on one line."""
+        """Strict JSON; an indented report ends in a newline and keeps each list of numbers on one line."""
         if indent is None:
             return json.dumps(self.to_dict(), allow_nan=False)
         return _indented(self._titled(), "", " " * indent) + "\n"
@@ -198,9 +188,9 @@ def plain(value: Any) -> Any:
     if kind is str:
         # File names may hold bytes that are no text; JSON is Unicode.
         return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
-    if kind is Distribution and value.finite:
-        # By far the most of a report, and so not looked at number by number.
-        return {"stride": value.stride, "sampled": value.sampled, "bins": list(map(list, value.bins))}
+    if kind is Histogram:
+        # By far the most of a report, and so not looked at number by number: edges are finite.
+        return _fields(value) | {"edges": list(value.edges), "counts": list(value.counts)}
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -223,11 +213,6 @@ def _indented(value: Any, margin: str, step: str) -> str:
     if value is None or kind is bool or kind is float:
         return _encode(plain(value))
     inner = margin + step
-    if kind is Distribution:
-        bins = ",\n".join([f"{inner}{step}[{_ends(lower, upper)}, {count}]" for lower, upper, count in value.bins])
-        listed = f"[\n{bins}\n{inner}]" if bins else "[]"
-        counts = f'"stride": {_encode(value.stride)},\n{inner}"sampled": {_encode(value.sampled)}'
-        return f'{{\n{inner}{counts},\n{inner}"bins": {listed}\n{margin}}}'
     if dataclasses.is_dataclass(value):
         kind, value = dict, _fields(value)
     if kind is dict and value:
@@ -242,12 +227,6 @@ def _indented(value: Any, margin: str, step: str) -> str:
 
 _encode = json.JSONEncoder(allow_nan=False).encode
 _quoted = json.encoder.encode_basestring_ascii
-
-
-@lru_cache(1 << 11, typed=True)
-def _ends(lower: float, upper: float) -> str:
-    """Of a bin, whose ends come again and again. (None is -0, which would be taken for 0.)"""
-    return f"{_encode(plain(lower))}, {_encode(plain(upper))}"
 
 
 @lru_cache(16)

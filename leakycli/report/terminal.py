@@ -5,13 +5,12 @@ Everything that comes from a file (names, mostly) is shown escaped, for the term
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from math import prod
 from typing import TYPE_CHECKING, Any, TextIO
 
 from leakycli.errors import CorruptError, LeakyError, shown, visible
-from leakycli.report.model import ArrayReport, Distribution, Report
+from leakycli.report.model import ArrayReport, Report, Statistics
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,7 +43,7 @@ def render_report(report: Report, stream: TextIO) -> None:
         for label, before, after in _rows(array):
             table.add_row(label, before, after)
         if stream.encoding and stream.encoding.lower().startswith("utf"):
-            table.add_row("distribution", _spark(array.histogram_before, array), _spark(array.histogram_after, array))
+            table.add_row("distribution", _spark(array.before, array), _spark(array.after, array))
         console.print(table)
         lost = [f"{count:,} {kind.replace('_', ' ')}" for kind, count in asdict(array.losses).items() if count]
         _say(console, f"lost in the cast: {', '.join(lost) if lost else 'nothing'}")
@@ -84,7 +83,7 @@ def plan_values(preview: Preview) -> dict[str, Any]:
         "bytes_out": plan.bytes_out,
         "regions": plan.regions,
         "workers": plan.workers,
-        "engine": preview.engine,
+        "kernel": preview.kernel,
         "memory_bound": plan.memory.bound,
         "memory_projected": plan.memory.projected,
         "arrays": [_planned(array) for array in preview.arrays],
@@ -243,7 +242,8 @@ def _console(stream: TextIO) -> Console:
 
 
 def _say(console: Console, line: str) -> None:
-    console.print(line, markup=False, emoji=False)
+    # Whatever of it came from a file cannot steer the terminal.
+    console.print(visible(line), markup=False, emoji=False)
 
 
 def _rows(array: ArrayReport) -> list[tuple[str, str, str]]:
@@ -251,7 +251,7 @@ def _rows(array: ArrayReport) -> list[tuple[str, str, str]]:
     assert array.after is not None
     before, after = asdict(array.before), asdict(array.after)
     rows = [(key, f"{before[key]:,}", f"{after[key]:,}") for key in ("count", "negative", "zero", "positive")]
-    rows += [(key, f"{before[key]:,}", f"{after[key]:,}") for key in ("nan", "neginf", "posinf") if before[key] or after[key]]
+    rows += [(key, f"{before[key]:,}", f"{after[key]:,}") for key in ("missing", "nan", "neginf", "posinf") if before[key] or after[key]]
     return rows + [(key, _number(before[key]), _number(after[key])) for key in ("min", "max", "mean", "std")]
 
 
@@ -259,29 +259,24 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
 
 
-def _spark(distribution: Distribution | None, array: ArrayReport) -> str:
-    """The distribution in a line of bars, from the smaller minimum to the larger maximum of before and after."""
-    both = [d for d in (array.histogram_before, array.histogram_after) if d is not None]
-    edges = [_finite(edge) for d in both for low, high, _ in d.bins for edge in (low, high)]
-    if not edges or distribution is None:
+def _spark(side: Statistics | None, array: ArrayReport) -> str:
+    """The histogram in a line of bars, over the range of the edges of before and after; what lies beyond is left out."""
+    reach = [edge for one in (array.before, array.after) if one is not None and one.histogram.edges for edge in one.histogram.edges]
+    if side is None or not side.histogram.edges:
         return ""
-    low, high = min(edges), max(edges)
+    low, high = min(reach), max(reach)
     width = (high / _COLUMNS - low / _COLUMNS) or 1.0
     heights = [0.0] * _COLUMNS
-    for lower, upper, count in distribution.bins:
+    edges = side.histogram.edges
+    for lower, upper, count in zip(edges, edges[1:], side.histogram.counts, strict=False):
         # In columns, so that nothing overflows. A bin is spread over those that it covers; one within a column counts there.
-        left, right = (_finite(edge) / width - low / width for edge in (lower, upper))
+        left, right = (edge / width - low / width for edge in (lower, upper))
         first, last = min(int(left), _COLUMNS - 1), min(int(right), _COLUMNS - 1)
         for column in range(first, last + 1):
             share = (min(right, column + 1) - max(left, column)) / (right - left) if last > first else 1.0
             heights[column] += count * max(share, 0.0)
     top = max(heights) or 1.0
     return "".join(_BARS[min(int(h / top * 8), 7)] if h else " " for h in heights)
-
-
-def _finite(edge: float) -> float:
-    """An edge of a histogram, of which float64's outermost are infinite."""
-    return max(-sys.float_info.max, min(edge, sys.float_info.max))
 
 
 def _counted(number: int, what: str) -> str:

@@ -11,10 +11,11 @@ import asyncio
 import contextlib
 import hashlib
 import random
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from leakycli import stopping
 from leakycli.errors import LeakyError, SourceChangedError, StorageError, UsageError, redacted, shown
@@ -25,6 +26,9 @@ T = TypeVar("T")
 #: How often a request is made before it counts as failed, and the seconds before the second; they double each time.
 TRIES = 6
 FIRST_WAIT = 0.2
+
+#: Bytes that are asked for, or sent, at once where it is done in parts.
+_STREAM_PART = 4 << 20
 
 #: Seconds between two looks at whether the run is to stop.
 _LOOK = 0.25
@@ -99,9 +103,6 @@ class Remote:
             fs.retries = 1
         return fs if fs.async_impl else AsyncFileSystemWrapper(fs, asynchronous=False)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.url, self.options, self.held)
-
     @property
     def listed(self) -> bool:
         """Whether it can tell what is under a key; a web server cannot."""
@@ -120,8 +121,12 @@ class Remote:
 
     def path(self, key: str) -> str:
         """What fsspec calls it."""
-        path: str = self.fs._strip_protocol(self._under(key) + self.query)
+        path: str = self.fs._strip_protocol(self._under(self.name(key)) + self.query)
         return path
+
+    def name(self, key: str) -> str:
+        """A key as it stands in a URL: a web server takes "#", "?" and "%" for more than themselves."""
+        return key if self.listed else quote(key, safe="/!$&'()*+,;=:@~")
 
     def _under(self, key: str) -> str:
         return f"{self._base}/{key}" if key else self._base
@@ -149,6 +154,24 @@ class Remote:
     def write(self, key: str, data: bytes) -> None:
         """Raises StorageError."""
         self.write_all({key: data})
+
+    def write_pieces(self, key: str, pieces: Iterator[bytes]) -> None:
+        """Write what comes in pieces; what is more than one request's worth goes by a temporary file, which is sent in parts."""
+        held = bytearray()
+        for piece in pieces:
+            held += piece
+            if len(held) > _STREAM_PART:
+                break
+        else:
+            self.write(key, bytes(held))
+            return
+        with tempfile.NamedTemporaryFile(prefix="leakycli-") as file:
+            file.write(held)
+            held.clear()
+            for piece in pieces:
+                file.write(piece)
+            file.flush()
+            self.run(self.persist(lambda: self.fs._put_file(file.name, self.path(key)), key, "cannot write"))
 
     def write_all(self, texts: Mapping[str, bytes]) -> None:
         """Write several, at once and in no order."""
@@ -221,9 +244,9 @@ class Remote:
         base = self.path("").rstrip("/")
         return path[len(base) :].lstrip("/") if path.startswith(f"{base}/") or path == base else None
 
-    def stream(self) -> RemoteStream:
-        """What is at the URL, from front to back. Raises StorageError."""
-        return RemoteStream(self)
+    def stream(self, key: str = "") -> RemoteStream:
+        """What is under `key`, from front to back. Raises StorageError."""
+        return RemoteStream(self, key)
 
     def occupied(self) -> bool:
         """Whether there is anything at the URL, or under it."""
@@ -318,25 +341,21 @@ class Remote:
         """Its connections are fsspec's to close, when nothing refers to it any more."""
 
 
-#: Bytes that a stream asks for at once, where it has to ask.
-_STREAM_PART = 4 << 20
-
-
 class RemoteStream:
     """The bytes behind a URL, in order. A server that is asked for a file gives all of it as it is read; a store is asked for its parts.
 
     A connection that fails is made again, from where the bytes ended.
     """
 
-    def __init__(self, remote: Remote) -> None:
-        self.name = remote.where()
-        self._remote, self._at, self._rest = remote, 0, memoryview(b"")
+    def __init__(self, remote: Remote, key: str = "") -> None:
+        self.name = remote.where(key)
+        self._remote, self._key, self._at, self._rest = remote, key, 0, memoryview(b"")
         self._response: Any = None
         self._version: tuple[str | None, ...] | None = None
         self._size: int | None = None
         try:
             if remote.listed:
-                self._size = remote.size("")
+                self._size = remote.size(key)
             self._rest = self._more()
         except FileNotFoundError:
             raise StorageError(f"cannot read {self.name}: there is no such object") from None
@@ -349,7 +368,7 @@ class RemoteStream:
         return count
 
     def _more(self) -> memoryview:
-        data: bytes = self._remote.run(self._remote.persist(self._part if self._remote.listed else self._body, "", "cannot read"))
+        data: bytes = self._remote.run(self._remote.persist(self._part if self._remote.listed else self._body, self._key, "cannot read"))
         self._at += len(data)
         return memoryview(data)
 
@@ -357,7 +376,7 @@ class RemoteStream:
         end = self._at + _STREAM_PART if self._size is None else min(self._at + _STREAM_PART, self._size)
         if end <= self._at:
             return b""
-        data: bytes = await self._remote.fs._cat_file(self._remote.path(""), start=self._at, end=end)
+        data: bytes = await self._remote.fs._cat_file(self._remote.path(self._key), start=self._at, end=end)
         return data
 
     async def _body(self) -> bytes:
@@ -368,7 +387,7 @@ class RemoteStream:
                 headers = {**fs.kwargs.get("headers", {}), "Accept-Encoding": "identity"} | (
                     {"Range": f"bytes={self._at}-"} if self._at else {}
                 )
-                response = await session.get(fs.encode_url(self._remote.path("")), **{**fs.kwargs, "headers": headers})
+                response = await session.get(fs.encode_url(self._remote.path(self._key)), **{**fs.kwargs, "headers": headers})
                 if response.status == 416 and self._at:
                     return b""
                 self._response, skip = response, self._at if response.status == 200 else 0
@@ -395,7 +414,7 @@ class RemoteStream:
 
     def state(self) -> dict[str, Any]:
         """What is another when the object is another. A web server's file is looked at when a connection is made, and only then."""
-        return {"state_blake2b": self._remote.state("")} if self._remote.listed else {}
+        return {"state_blake2b": self._remote.state(self._key)} if self._remote.listed else {}
 
     def _close(self) -> None:
         if self._response is not None:

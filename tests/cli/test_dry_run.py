@@ -61,7 +61,7 @@ def test_it_states_what_the_report_of_the_run_states(here: Path, source: str, de
     report = json.loads(Path(f"{dest}.report.json").read_text())
     cost, array = report["cost"], report["arrays"][0]
     assert planned["workers"] == cost["workers"]
-    assert planned["engine"] == cost["engine"]
+    assert planned["kernel"] == cost["kernel"]
     assert planned["memory_bound"] == cost["memory_bound"]
     # The process itself is a little larger or smaller each time.
     assert abs(planned["memory_projected"] - cost["memory_projected"]) < 0.1 * cost["memory_projected"]

@@ -22,7 +22,7 @@ import pytest
 from leakycli import Options, apply, leaky_relu, system
 from leakycli.cli import _run
 from leakycli.destination import journal
-from leakycli.destination.publish import FilePublication
+from leakycli.destination.file import FileDestination
 from leakycli.engine import events
 from leakycli.errors import DifferenceError, LeakyError, SourceChangedError, StorageError, UsageError
 from leakycli.formats.base import ArrayInfo
@@ -58,6 +58,10 @@ def large(here: Path) -> Path:
     np.save("large.npy", np.linspace(-1, 1, 5_000_000, dtype=np.float32))
     os.utime("large.npy", (1e9, 1e9))
     return here
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
 
 
 class AtFirstRegion:
@@ -188,7 +192,7 @@ def test_a_dest_that_appears_during_the_run_is_not_replaced(hold: Hold, tmp_path
     assert err.count(b"\n") == 1
     after = snapshot(tmp_path)
     # The result is complete, and whoever sees to the name can have it.
-    assert b"--resume --overwrite" in err
+    assert b"the result is kept as out.npy.partial: rename it" in err
     assert set(after) - {name for name in before if ".partial" not in name} == {"out.npy.partial", "out.npy.partial.journal"}
     assert {name: entry for name, entry in after.items() if ".partial" not in name} == {
         name: entry for name, entry in before.items() if ".partial" not in name
@@ -235,34 +239,39 @@ def test_a_killed_run_leaves_no_dest_and_does_not_hinder_the_next(hold: Hold, le
     np.save(tmp_path / "in.npy", SMALL)
     done = leakycli("apply", "in.npy", "out.npy")
     assert (done.returncode, done.stdout) == (2, b"")
-    assert b"out.npy.partial (0% done); go on from there with --resume, or begin anew with --overwrite\n" in done.stderr
+    assert b"out.npy.partial (0% done); continue with --resume, or begin anew with --overwrite\n" in done.stderr
     done = leakycli("apply", "in.npy", "out.npy", "--quiet", how)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
     assert np.array_equal(np.load(tmp_path / "out.npy"), defined(SMALL))
     assert sorted(os.listdir(tmp_path)) == ["held.npy", "in.npy", "out.npy", "out.npy.report.json"]
 
 
-def test_what_a_longer_killed_run_left_does_not_get_into_the_result(here: Path) -> None:
-    Path("out.npy.partial").write_bytes(b"x" * 100_000)
-    Path("out.npy.partial.journal").touch()
-    apply("in.npy", "out.npy", Options(resume=True))
+def test_what_a_longer_ended_run_left_does_not_get_into_the_result(large: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        apply("large.npy", "out.npy", Options(workers=1), AtFirstRegion(interrupt))
+    with open("out.npy.partial", "ab") as file:
+        file.write(b"x" * 100_000)
+    with pytest.raises(UsageError, match="unfinished run"):
+        apply("in.npy", "out.npy")
+    apply("in.npy", "out.npy", Options(overwrite=True))
     apply("in.npy", "fresh.npy")
     assert Path("out.npy").read_bytes() == Path("fresh.npy").read_bytes()
-    assert not list(here.glob("*.partial*"))
+    assert not list(large.glob("*.partial*"))
 
 
 def test_a_link_under_the_temporary_name_is_not_followed(here: Path) -> None:
     Path("precious").write_bytes(b"precious")
     for name in ("out.npy.partial", "out.npy.report.json.partial"):
         os.symlink("precious", name)
-    for options in (Options(), Options(resume=True)):
-        with pytest.raises(UsageError, match=r"out\.npy\.partial: is in the way, and of no run"):
-            apply("in.npy", "out.npy", options)
-    assert not Path("out.npy.partial.journal").exists()
+    for left in ("out.npy.partial", "out.npy.report.json.partial"):
+        for options in (Options(), Options(resume=True), Options(overwrite=True), Options(resume=True, overwrite=True)):
+            with pytest.raises(UsageError, match=rf"{left}: is in the way, and was not made by leakycli"):
+                apply("in.npy", "out.npy", options)
+            assert Path(left).is_symlink()
+        assert not Path("out.npy.partial.journal").exists()
+        os.unlink(left)
     apply("in.npy", "out.npy", Options(overwrite=True))
     assert Path("precious").read_bytes() == b"precious"
-    assert not Path("out.npy").is_symlink()
-    assert not Path("out.npy.report.json").is_symlink()
 
 
 def _replace_large() -> None:
@@ -332,7 +341,7 @@ def test_the_source_is_not_touched(here: Path) -> None:
 def test_the_report_is_beside_dest_by_default(here: Path) -> None:
     assert _run(["apply", "in.npy", "out.npy", "--quiet"]) == 0
     report = json.loads(Path("out.npy.report.json").read_bytes())
-    assert (report["tool"], report["schema_version"]) == ("leakycli", 1)
+    assert (report["tool"], report["schema_version"]) == ("leakycli", 2)
     assert (report["source"]["path"], report["destination"]["path"]) == ("in.npy", "out.npy")
     assert report["arrays"][0]["before"]["count"] == 1000
 
@@ -511,12 +520,12 @@ def test_no_room_is_asked_for_that_is_set_aside_already(small_disk: Path) -> Non
     path, size = str(small_disk / "out.npy"), 10 << 20
     with open(path, "wb") as file:
         system.reserve(file.fileno(), size)
-    publication = FilePublication(str(small_disk / "x.npy"))
-    publication.partial = path
-    assert publication.missing(size, 0, 0.5, reserved=True) == 0
-    assert publication.missing(2 * size, 0, 0.75, reserved=True) == size
+    destination = FileDestination(str(small_disk / "x.npy"))
+    destination.partial = path
+    assert destination._missing(size, 0, 0.5, reserved=True) == 0
+    assert destination._missing(2 * size, 0, 0.75, reserved=True) == size
     # What else the file holds is no room for this.
-    assert publication.missing(size, 0, 0.5, reserved=False) == size // 2
+    assert destination._missing(size, 0, 0.5, reserved=False) == size // 2
 
 
 def test_room_that_is_gone_when_it_is_set_aside_is_an_error_at_once(small_disk: Path) -> None:
@@ -526,11 +535,11 @@ def test_room_that_is_gone_when_it_is_set_aside_is_an_error_at_once(small_disk: 
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_disk_that_fills_up_during_the_run_is_an_error_that_leaves_nothing(
+def test_a_disk_that_fills_up_during_the_run_is_an_error_that_loses_nothing(
     large: Path, small_disk: Path, overwrite: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Nothing that could be gone on from: a slow machine's run would have a line in its journal, and is kept. See small_disk.py.
-    monkeypatch.setattr(journal, "EVERY", math.inf)
+    # What is done has its line before the disk is full.
+    monkeypatch.setattr(journal, "EVERY", 0)
     # As on a file system that does not set room aside.
     monkeypatch.setattr(system, "_RESERVED", math.inf)
     if overwrite:
@@ -547,7 +556,10 @@ def test_a_disk_that_fills_up_during_the_run_is_an_error_that_leaves_nothing(
     assert caught.value.exit_code == 1
     assert str(caught.value).isprintable()
     (small_disk / "filler").unlink()
-    assert snapshot(small_disk) == before
+    assert {name: entry for name, entry in snapshot(small_disk).items() if ".partial" not in name} == before
+    assert apply("large.npy", "disk/out.npy", Options(resume=True, overwrite=overwrite)).resumed
+    assert np.array_equal(np.load(small_disk / "out.npy"), leaky_relu(np.load("large.npy")))
+    assert sorted(os.listdir(small_disk)) == ["out.npy", "out.npy.report.json"]
 
 
 def test_a_batch_does_not_write_over_the_source_of_another_job(leakycli: Run, tmp_path: Path) -> None:
@@ -587,7 +599,7 @@ def test_one_of_many_has_no_name_until_it_is_complete(here: Path) -> None:
     names: list[str] = []
     old = os.umask(0o027)
     try:
-        report = apply("in.npy", "out.npy", observe=seen, brief=True)
+        report = apply("in.npy", "out.npy", observe=seen)
     finally:
         os.umask(old)
     # Whatever ends the run there leaves nothing.
@@ -605,19 +617,19 @@ def test_one_of_many_has_no_name_until_it_is_complete(here: Path) -> None:
 @needs_unnamed
 def test_one_of_many_replaces_nothing(here: Path) -> None:
     with pytest.raises(UsageError, match="appeared while this run worked"):
-        apply("in.npy", "out.npy", observe=AtFirstRegion(lambda: Path("out.npy").write_text("other")), brief=True)
+        apply("in.npy", "out.npy", observe=AtFirstRegion(lambda: Path("out.npy").write_text("other")))
     assert sorted(os.listdir()) == ["in.npy", "out.npy"]
     assert Path("out.npy").read_text() == "other"
     with pytest.raises(UsageError, match="exists; give --overwrite"):
-        apply("in.npy", "out.npy", brief=True)
-    apply("in.npy", "out.npy", Options(overwrite=True), brief=True)
+        apply("in.npy", "out.npy")
+    apply("in.npy", "out.npy", Options(overwrite=True))
     assert np.array_equal(np.load("out.npy"), defined(SMALL))
 
 
 @needs_unnamed
 def test_one_of_many_leaves_the_result_and_report_of_a_quicker_run(here: Path) -> None:
     with pytest.raises(UsageError, match="appeared while this run worked"):
-        apply("in.npy", "out.npy", Options(alpha=0.5), AtFirstRegion(lambda: apply("in.npy", "out.npy")), brief=True)
+        apply("in.npy", "out.npy", Options(alpha=0.5), AtFirstRegion(lambda: apply("in.npy", "out.npy")))
     assert np.array_equal(np.load("out.npy"), defined(SMALL))
     assert json.loads(Path("out.npy.report.json").read_text())["parameters"]["alpha"] == 0.2
     assert sorted(os.listdir()) == ["in.npy", "out.npy", "out.npy.report.json"]
@@ -627,7 +639,7 @@ def test_one_of_many_leaves_the_result_and_report_of_a_quicker_run(here: Path) -
 def test_one_of_many_replaces_the_report_of_a_result_that_is_gone(here: Path) -> None:
     apply("in.npy", "out.npy")
     os.unlink("out.npy")
-    apply("in.npy", "out.npy", Options(alpha=0.5), brief=True)
+    apply("in.npy", "out.npy", Options(alpha=0.5))
     assert json.loads(Path("out.npy.report.json").read_text())["parameters"]["alpha"] == 0.5
 
 
@@ -639,7 +651,7 @@ def test_one_of_many_follows_a_link_to_another_file_system(here: Path) -> None:
     target = shm / f"leakycli-{os.getpid()}.npy"
     Path("out.npy").symlink_to(target)
     try:
-        apply("in.npy", "out.npy", brief=True)
+        apply("in.npy", "out.npy")
         assert np.array_equal(np.load(target), defined(SMALL))
         assert sorted(os.listdir()) == ["in.npy", "out.npy", "out.npy.report.json"]
     finally:
@@ -651,7 +663,7 @@ def test_what_fails_for_one_of_many_is_called_by_its_name(here: Path) -> None:
     np.save("large.npy", np.ones(100_000, np.float32))
     code = "import resource, leakycli, leakycli.errors; resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))\n"
     code += "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-    code += "try: leakycli.apply('large.npy', 'out.npy', brief=True)\nexcept leakycli.errors.LeakyError as error: print(error)"
+    code += "try: leakycli.apply('large.npy', 'out.npy')\nexcept leakycli.errors.LeakyError as error: print(error)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert said.startswith("cannot write out.npy: ")
     assert "/proc" not in said
@@ -662,7 +674,7 @@ def test_what_fails_for_one_of_many_is_called_by_its_name(here: Path) -> None:
 def test_one_of_many_leaves_alone_what_another_run_left(here: Path) -> None:
     Path("out.npy.partial").write_text("left")
     with pytest.raises(UsageError, match="is in the way"):
-        apply("in.npy", "out.npy", brief=True)
+        apply("in.npy", "out.npy")
     assert Path("out.npy.partial").read_text() == "left"
 
 
@@ -678,7 +690,7 @@ def test_where_there_are_no_unnamed_files_one_of_many_is_made_as_any_other(here:
 
     opened = os.open
     monkeypatch.setattr(os, "open", refuse)
-    apply("in.npy", "out.npy", brief=True)
+    apply("in.npy", "out.npy")
     assert refused
     assert np.array_equal(np.load("out.npy"), defined(SMALL))
     assert sorted(os.listdir()) == ["in.npy", "out.npy", "out.npy.report.json"]

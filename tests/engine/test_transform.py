@@ -15,13 +15,13 @@ import leakycli
 from leakycli import Options
 from leakycli.engine.executors import local_executor
 from leakycli.engine.plan import FlatPlan
-from leakycli.engine.transform import ArrayResult, run
+from leakycli.engine.transform import Progress, run
 from leakycli.errors import CorruptError, LossError
 from leakycli.formats import ArrayInfo
 from leakycli.formats.npy import NpyTarget
 from leakycli.regions import Span
 from tests.formats.test_conformance import NOWHERE
-from tests.promises.test_faults import At
+from tests.kit.observers import At
 
 Array = NDArray[Any]
 
@@ -56,7 +56,7 @@ class Decoding:
         pass
 
 
-def ran(reader: Decoding, path: Path, dtype: str = "f4", workers: int = 2) -> ArrayResult:
+def ran(reader: Decoding, path: Path, dtype: str = "f4", workers: int = 2) -> Progress:
     rule = Options(dtype=np.dtype(dtype).name).rule(reader.info, "x")
     info = ArrayInfo("", reader.info.shape, rule.dtype)
     plan = FlatPlan.of("", info.size, (reader.info.dtype.itemsize, rule.dtype.itemsize), ordered=(True, False))

@@ -18,7 +18,7 @@ import pytest
 import zarr
 from numpy.typing import NDArray
 
-from leakycli.engine.executors import ForkedExecutor, InlineExecutor, local_executor
+from leakycli.engine.executors import InlineExecutor, local_executor
 from leakycli.formats import ArrayInfo, Layout, Member, Reader, Source, Writer, open_source
 from leakycli.formats.flat import BoxReader, BoxWriter, SpoolingWriter, spooled
 from leakycli.formats.npy import NpyStreamSource, NpyStreamTarget, NpyTarget
@@ -278,12 +278,12 @@ def test_boxes_to_a_member_of_an_archive(array: Array, compressor: str, spool: b
             found: Array = archive["arr_0"]
         return found
 
-    check_box_writer(opened, written, array, flat_grid(array), ordered=not spool, pickled=not spool)
+    check_box_writer(opened, written, array, flat_grid(array), ordered=not spool)
 
 
 @pytest.mark.parametrize(
     "made",
-    [InlineExecutor, lambda: ThreadPoolExecutor(3), lambda: local_executor(2, 5), lambda: local_executor(1, 5), lambda: ForkedExecutor(2)],
+    [InlineExecutor, lambda: ThreadPoolExecutor(3), lambda: local_executor(2, 5), lambda: local_executor(1, 5)],
 )
 def test_executor(made: Callable[[], Executor]) -> None:
     check_executor(made)

@@ -72,7 +72,7 @@ def method(number: int) -> bytes:
     return bytes(data)
 
 
-GZIP, ZIP = gzip.compress(saved(X)), npz(a=X, b=X)
+GZIP, ZIP = gzip.compress(saved(X), mtime=0), npz(a=X, b=X)
 NIFTI = struct.pack("<i", 348) + bytes(340) + b"n+1\0" + bytes(100)
 
 #: Files of other kinds: bytes, how the kind is called, and the way out.

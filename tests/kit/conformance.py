@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import tempfile
 import time
 from collections.abc import Callable
@@ -48,12 +47,7 @@ def check_reader(opened: Callable[[], Reader[Span]], expected: Array) -> None:
     reader = opened()
     if not reader.sequential:
         _check_any_order_any_thread(reader, elements)
-        copy = pickle.loads(pickle.dumps(reader))
-        reader.close()
-        _check_any_order_any_thread(copy, elements)
-        copy.close()
-    else:
-        reader.close()
+    reader.close()
 
 
 def _check_region(reader: Reader[Span], region: Span, elements: Array) -> None:
@@ -105,29 +99,23 @@ def check_writer(opened: Callable[[], Writer[Span]], written: Callable[[], Array
         assert found.shape == expected.shape
         assert same(flat(found), elements)
     writer = opened()
-    if not writer.sequential:
-        copy = pickle.loads(pickle.dumps(writer))
-        _write_any_order_any_thread((writer, copy), elements)
-        copy.close()
-    else:
-        _write_any_order_any_thread((writer,), elements)
+    _write_any_order_any_thread(writer, elements)
     writer.finish()
     writer.close()
     assert same(flat(written()), elements)
 
 
-def _write_any_order_any_thread(writers: tuple[Writer[Span], ...], elements: Array) -> None:
+def _write_any_order_any_thread(writer: Writer[Span], elements: Array) -> None:
     """Threads write last regions first; the commits come in order."""
     regions = list(spans(0, elements.size, 1 + elements.size // 23))
 
-    def write(numbered: tuple[int, Span]) -> Any:
-        i, span = numbered
-        return writers[i % len(writers)].write(span, elements[span.start : span.stop])
+    def write(span: Span) -> Any:
+        return writer.write(span, elements[span.start : span.stop])
 
     with ThreadPoolExecutor(4) as pool:
-        payloads = list(pool.map(write, list(enumerate(regions))[::-1]))[::-1]
+        payloads = list(pool.map(write, regions[::-1]))[::-1]
     for payload in payloads:
-        writers[0].commit([payload])
+        writer.commit([payload])
 
 
 def _boxes(grid: Grid, slabs: bool = False) -> list[list[Box]]:
@@ -178,16 +166,14 @@ def check_box_reader(opened: Callable[[], Reader[Box]], expected: Array, grid: G
     if sequential:
         return
     reader = opened()
-    copy = pickle.loads(pickle.dumps(reader))
-    for one in (reader, copy):
 
-        def read(box: Box, one: Reader[Box] = one) -> bool:
-            found, _ = one.read(box, np.empty(box.size * expected.itemsize, np.uint8))
-            return _same_values(found, expected[box.slices or ...])
+    def read(box: Box) -> bool:
+        found, _ = reader.read(box, np.empty(box.size * expected.itemsize, np.uint8))
+        return _same_values(found, expected[box.slices or ...])
 
-        with ThreadPoolExecutor(4) as pool:
-            assert all(pool.map(read, _boxes(grid)[0][::-1] + _boxes(grid)[1]))
-        one.close()
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(read, _boxes(grid)[0][::-1] + _boxes(grid)[1]))
+    reader.close()
 
 
 def check_box_writer(
@@ -197,12 +183,11 @@ def check_box_writer(
     grid: Grid,
     *,
     ordered: bool = False,
-    pickled: bool = True,
 ) -> None:
     """`opened` gives a writer to a new target, by boxes of `grid`.
 
     `written` completes the target and reads it by other means. ordered: the plan gives it slabs, front to back; so it does to all that are
-    sequential. pickled: a writer that is not sequential can be sent elsewhere.
+    sequential.
     """
     probe = opened()
     sequential = probe.sequential
@@ -222,20 +207,16 @@ def check_box_writer(
         writer.close()
         assert _same_values(written(), expected)
     writer = opened()
-    writers = (writer, pickle.loads(pickle.dumps(writer))) if pickled and not sequential else (writer,)
     boxes = _boxes(grid, slabs)[0]
 
-    def write(numbered: tuple[int, Box]) -> Any:
-        i, box = numbered
-        return writers[i % len(writers)].write(box, _part(expected, box, writer.info.fortran))
+    def write(box: Box) -> Any:
+        return writer.write(box, _part(expected, box, writer.info.fortran))
 
     # Threads write the last boxes first; the commits come in order.
     with ThreadPoolExecutor(4) as pool:
-        payloads = list(pool.map(write, list(enumerate(boxes))[::-1]))[::-1]
+        payloads = list(pool.map(write, boxes[::-1]))[::-1]
     for payload in payloads:
         writer.commit([payload])
-    for one in writers[1:]:
-        one.close()
     writer.finish()
     writer.close()
     assert _same_values(written(), expected)
@@ -276,7 +257,7 @@ def _fail() -> None:
 
 
 def _hold(folder: str) -> str:
-    """Say that it runs, and wait until it is released; a file for each, since it may run in another process."""
+    """Say that it runs, and wait until it is released."""
     Path(folder, "started").touch()
     end = time.monotonic() + 10
     while time.monotonic() < end:

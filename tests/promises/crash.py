@@ -22,7 +22,6 @@ import signal
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,10 +35,12 @@ import leakycli
 import leakycli.formats.npz
 import leakycli.formats.zarr
 from leakycli import Options
-from leakycli.destination import journal, publish
-from leakycli.engine import plan
+from leakycli.destination import journal, rename
+from leakycli.engine import job, plan
+from tests.kit.processes import ended, forked
 
 #: Small arrays in many regions, and a line for each.
+job.SMALL = 0
 plan.UNIT_BYTES = 1 << 12
 plan.REGION_UNITS = 2
 plan.REGION_BYTES = 1 << 13
@@ -96,31 +97,12 @@ def make_sources(folder: Path, shape: tuple[int, int] = SHAPE) -> None:
 # A run in a process of its own.
 
 
-def forked(work: Callable[[], object]) -> int:
-    """The process that does `work`: it ends with 0, or with 1 and a traceback in the file "said"."""
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 1
-    try:
-        work()
-        code = 0
-    except BaseException:
-        Path("said").write_text(traceback.format_exc())
-    finally:
-        os._exit(code)
-
-
-def ended(pid: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
 def run(case: Case, source: Path, kill_at: int | None = None, count_to: str | None = None) -> int:
     """Apply in the current folder; killed just before the change number `kill_at`. count_to: a file for the number of changes."""
 
     def work() -> None:
         if case.plain:
-            publish._rename_flagged = lambda *_, **__: errno.ENOSYS
+            rename._rename_flagged = lambda *_, **__: errno.ENOSYS
         counted = _watched(kill_at)
         journal.EVERY = journal.EVERY_FLUSHED = 0
         leakycli.apply(str(source / case.source), case.dest, case.options)
@@ -157,7 +139,7 @@ def _watched(kill_at: int | None) -> Callable[[], int]:
         setattr(owner, name, call)
 
     sys.addaudithook(audited)
-    for owner, name in ((os, "pwrite"), (os, "write"), (os, "fsync"), (publish, "_rename_flagged")):
+    for owner, name in ((os, "pwrite"), (os, "write"), (os, "fsync"), (rename, "_rename_flagged")):
         watched(owner, name)
     return lambda: changes
 

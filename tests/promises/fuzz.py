@@ -52,7 +52,7 @@ from numpy.typing import NDArray
 
 import leakycli
 from leakycli import Options, leaky_relu
-from leakycli.destination.publish import KEPT
+from leakycli.destination.base import KEPT
 from leakycli.errors import DifferenceError, LeakyError, StorageError
 from leakycli.report.model import Report
 

@@ -21,9 +21,10 @@ import zarr
 
 from leakycli import Options, apply, leaky_relu, system
 from leakycli.destination import journal
-from leakycli.engine import events, plan
+from leakycli.engine import events, job, plan
 from leakycli.errors import StorageError
 
+job.SMALL = 0
 plan.UNIT_BYTES = 1 << 14
 plan.REGION_UNITS = 2
 plan.REGION_BYTES = 1 << 15
@@ -80,7 +81,7 @@ def fails_and_resumes(source: Path, dest: Path, regions: int, left: int) -> None
         assert int(found[1]) > 0, line
         assert found[3] == str(dest.parent), line
         assert line.isprintable()
-        kept = "what is done is kept: go on from there with --resume" in line
+        kept = "what is done is kept: continue with --resume" in line
     else:
         raise AssertionError(f"{dest.name} was written to a full disk ({regions}, {left})")
     assert not dest.exists()

@@ -17,8 +17,8 @@ import pytest
 import zarr
 
 from leakycli import Options, apply
-from leakycli.engine import events
 from leakycli.errors import CorruptError, DifferenceError, LeakyError, StorageError, UsageError
+from tests.kit.observers import At, Stopped, end
 
 X = np.random.default_rng(4).standard_normal((64, 512)).astype("f4")
 FORMATS = ("npy", "npz", "zarr")
@@ -31,19 +31,6 @@ def here(small_regions: Path) -> Path:
     np.savez("in.npz", x=X)
     zarr.create_array("in.zarr", data=X, chunks=(2, 512), compressors=())
     return small_regions
-
-
-class At:
-    """An observer that does something after so many regions."""
-
-    def __init__(self, regions: int, act: Callable[[], object]) -> None:
-        self.left, self.act = regions, act
-
-    def __call__(self, event: events.Event) -> None:
-        if isinstance(event, events.RegionDone):
-            self.left -= 1
-            if not self.left:
-                self.act()
 
 
 def small_disk(*points: str) -> None:
@@ -84,7 +71,7 @@ def test_a_failing_disk_is_one_line_and_can_be_mended(here: Path, monkeypatch: p
         with pytest.raises(StorageError) as caught:
             apply(source, dest, Options(chunks=(2, 512) if ".zarr" in dest else None))
     doing = f"cannot write {dest}" if call == "pwrite" else f"cannot read {source}"
-    assert str(caught.value) == f"{doing}: Input/output error; what is done is kept: go on from there with --resume"
+    assert str(caught.value) == f"{doing}: Input/output error; what is done is kept: continue with --resume"
     assert not os.path.lexists(dest)
     assert apply(source, dest, Options(chunks=(2, 512) if ".zarr" in dest else None, resume=True, verify=True)).resumed
     assert not [name for name in os.listdir() if "partial" in name]
@@ -131,15 +118,15 @@ class Calls:
         self._patch.setattr(os, name, call)
 
     def _watch_rename(self) -> None:
-        from leakycli.destination import publish
+        from leakycli.destination import file
 
-        whole = publish.rename_new
+        whole = file.__dict__["rename_new"]
 
         def call(old: str, new: str) -> None:
             self.made.append(("rename", new))
             whole(old, new)
 
-        self._patch.setattr(publish, "rename_new", call)
+        self._patch.setattr(file, "rename_new", call)
 
 
 @pytest.mark.parametrize("dest", ["out.npy", "out.npz", "out.zarr", "out.zarr.zip"])
@@ -182,14 +169,6 @@ def test_without_fsync_nothing_is_flushed(here: Path, monkeypatch: pytest.Monkey
 # Nothing is left in the process.
 
 
-class Stopped(BaseException):
-    """Somebody ends the run."""
-
-
-def _stop() -> None:
-    raise Stopped
-
-
 def _one_run(number: int) -> None:
     """One of several kinds of run, which succeeds, fails or is stopped."""
     suffix = FORMATS[number % 3]
@@ -204,7 +183,7 @@ def _one_run(number: int) -> None:
             apply(f"bad.{suffix}", dest)
     elif kind == 3:
         with pytest.raises(Stopped):
-            apply(source, dest, Options(workers=2), At(3, _stop))
+            apply(source, dest, Options(workers=2), At(3, end))
         apply(source, dest, Options(resume=True))
     elif kind == 4:
         with pytest.raises((DifferenceError, LeakyError)):

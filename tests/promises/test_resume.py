@@ -20,30 +20,15 @@ from hypothesis import strategies as st
 from leakycli import Options, apply, leaky_relu, system
 from leakycli.destination import journal
 from leakycli.engine import events
-from leakycli.engine.transform import ArrayResult
+from leakycli.engine.transform import ArrayResult, Progress, RegionResult
 from leakycli.errors import CorruptError, DifferenceError, StorageError, UsageError
-from leakycli.function.rule import Losses, Rule
-from leakycli.function.summary import Histogram, Summary
+from leakycli.function.rule import Rule
+from leakycli.function.sample import QUANTILES, Distribution, Histogram
+from leakycli.function.stats import BlockStats, Losses, Summary
 from tests.conftest import Run
+from tests.kit.observers import StopAfter, Stopped
 
 X = np.random.default_rng(9).standard_normal((64, 512)).astype("f4")
-
-
-class Stopped(BaseException):
-    """Somebody ends the run, as a signal does."""
-
-
-class StopAfter:
-    """An observer that ends the run after so many regions."""
-
-    def __init__(self, regions: int) -> None:
-        self.left = regions
-
-    def __call__(self, event: events.Event) -> None:
-        if isinstance(event, events.RegionDone):
-            self.left -= 1
-            if not self.left:
-                raise Stopped
 
 
 class Told:
@@ -68,7 +53,7 @@ def stop(source: str, dest: str, regions: int = 5, **options: Any) -> None:
     """A run that ends after so many regions."""
     with pytest.raises(Stopped) as caught:
         apply(source, dest, Options(**options), StopAfter(regions))
-    assert caught.value.__notes__ == ["what is done is kept: go on from there with --resume"]
+    assert caught.value.__notes__ == ["what is done is kept: continue with --resume"]
 
 
 def arrays(dest: str) -> Any:
@@ -123,9 +108,7 @@ def test_any_number_of_workers_may_go_on(here: Path, regions: int, workers: int,
 def test_without_resume_what_was_left_is_refused_and_kept(here: Path) -> None:
     stop("in.npy", "out.npy", 8)
     before = {name: Path(name).read_bytes() for name in os.listdir()}
-    with pytest.raises(
-        UsageError, match=r"out\.npy: an unfinished run left out\.npy\.partial \(50% done\); go on from there with --resume, or"
-    ):
+    with pytest.raises(UsageError, match=r"out\.npy: an unfinished run left out\.npy\.partial \(50% done\); continue with --resume, or"):
         apply("in.npy", "out.npy")
     assert {name: Path(name).read_bytes() for name in os.listdir()} == before
     report = apply("in.npy", "out.npy", Options(overwrite=True))
@@ -191,9 +174,17 @@ def test_a_torn_journal_counts_as_far_as_it_is_whole(here: Path, cut: float, gar
     expected = leaky_relu(X)
     stop("in.npy", "out.npy", 12)
     data = Path("out.npy.partial.journal").read_bytes()
-    Path("out.npy.partial.journal").write_bytes(data[: int(cut * len(data))] + garbage)
+    first, last = data.index(b"\n") + 1, data.index(b"\n", data.index(b'{"reached"')) + 1
+    at = int(cut * len(data))
+    Path("out.npy.partial.journal").write_bytes(data[:at] + garbage)
+    if at < first:
+        # Nothing proves that what is there was made by a run.
+        with pytest.raises(UsageError, match="is in the way"):
+            apply("in.npy", "out.npy", Options(resume=True))
+        os.unlink("out.npy.partial.journal")
+        os.unlink("out.npy.partial")
     report = apply("in.npy", "out.npy", Options(resume=True))
-    assert report.resumed == (int(cut * len(data)) > data.index(b"\n"))
+    assert report.resumed == (at >= last)
     assert np.array_equal(np.load("out.npy"), expected)
     assert sum(array.before.count for array in report.arrays if array.before) == X.size
 
@@ -210,7 +201,7 @@ def test_a_file_that_is_no_journal_is_left_alone(here: Path) -> None:
 def test_what_was_given_up_is_not_said_to_be_kept(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stop("in.npy", "out.npy")
     with monkeypatch.context() as patched:
-        patched.setattr(os, "statvfs", lambda _: os.statvfs_result((4096, 4096, 0, 0, 0, 0, 0, 0, 0, 255)))
+        patched.setattr(os, "statvfs", lambda _: os.statvfs_result((4096, 4096, 100, 0, 0, 0, 0, 0, 0, 255)))
         with pytest.raises(StorageError, match=r"0 are free in .*; make room and run again$"):
             apply("in.npy", "out.npy", Options(overwrite=True))
     assert sorted(os.listdir()) == ["in.npy"]
@@ -257,7 +248,8 @@ def test_a_result_that_is_complete_is_not_made_again(here: Path) -> None:
 
 def test_a_result_whose_name_was_taken_can_be_put_in_its_place(here: Path) -> None:
     def take(event: events.Event) -> None:
-        Path("out.npy").write_bytes(b"someone else's")
+        if isinstance(event, events.RegionDone):
+            Path("out.npy").write_bytes(b"someone else's")
 
     with pytest.raises(UsageError, match="--resume --overwrite puts it in its place"):
         apply("in.npy", "out.npy", Options(), take)
@@ -363,7 +355,7 @@ def test_a_signal_leaves_what_is_done_and_says_how_to_go_on(leakycli: Run, tmp_p
         try:
             lines = tmp_path / f"{dest}.partial.journal"
             deadline = time.monotonic() + 60
-            while not lines.exists() or not lines.stat().st_size:
+            while not lines.exists() or b'{"reached"' not in lines.read_bytes():
                 assert process.poll() is None, "it ended before it could be stopped"
                 assert time.monotonic() < deadline
                 time.sleep(0.001)
@@ -374,9 +366,7 @@ def test_a_signal_leaves_what_is_done_and_says_how_to_go_on(leakycli: Run, tmp_p
             process.kill()
     assert time.monotonic() - asked < 5
     assert process.returncode == -signum
-    assert (
-        said == f"leakycli: interrupted by {signal.Signals(signum).name}; what is done is kept: go on from there with --resume\n".encode()
-    )
+    assert said == f"leakycli: interrupted by {signal.Signals(signum).name}; what is done is kept: continue with --resume\n".encode()
     assert not (tmp_path / dest).exists()
     done = leakycli("apply", source, dest, "--resume", "--verify", "--json")
     assert (done.returncode, done.stderr) == (0, b"")
@@ -389,42 +379,45 @@ def test_a_signal_leaves_what_is_done_and_says_how_to_go_on(leakycli: Run, tmp_p
 
 numbers = st.floats(allow_nan=False) | st.integers(-(1 << 63), 1 << 64)
 counts = st.integers(0, 1 << 60)
+sums = st.integers(-(1 << 4000), 1 << 4000)
+summaries = st.builds(Summary, *([counts] * 7), numbers | st.none(), numbers | st.none(), sums, sums)
+histograms = st.builds(Histogram, st.lists(st.floats(allow_nan=False)).map(tuple), st.lists(counts).map(tuple), counts, counts, counts)
+distributions = st.builds(Distribution, st.dictionaries(st.sampled_from(list(QUANTILES)), numbers), histograms)
 
 
 @given(
-    summary=st.builds(
-        Summary,
-        *([counts] * 7),
-        numbers | st.none(),
-        numbers | st.none(),
-        st.floats(allow_nan=False),
-        st.floats(0),
-        st.integers(-2000, 2000),
-    ),
-    losses=st.builds(Losses, *([counts] * 4)),
-    values=st.lists(st.floats(width=32), max_size=50),
+    st.builds(ArrayResult, st.builds(BlockStats, summaries, summaries, st.builds(Losses, *([counts] * 5))), distributions, distributions)
 )
-def test_results_come_back_from_the_journal_to_the_bit(summary: Summary, losses: Losses, values: list[float]) -> None:
-    rule = Rule.of(np.dtype("float32"), 0.2, "float16", None)
-    histograms = Histogram(rule.source), Histogram(rule.dtype)
-    with np.errstate(all="ignore"):
-        for histogram in histograms:
-            histogram.add(np.array(values, histogram._float))
-    held = ArrayResult(summary, Summary(), losses, *histograms)
-    told = json.loads(json.dumps(held.to_json()))
-    back = ArrayResult.from_json(rule, told)
-    assert (repr(back.before), repr(back.after), back.losses) == (repr(held.before), repr(held.after), held.losses)
-    for mine, theirs in zip((back.histogram_before, back.histogram_after), histograms, strict=True):
-        assert (mine.bins(), mine.sampled) == (theirs.bins(), theirs.sampled)
-    assert back.to_json() == held.to_json()
+def test_results_come_back_from_the_journal_to_the_bit(held: ArrayResult) -> None:
+    back = ArrayResult.from_json(json.loads(json.dumps(held.to_json())))
+    assert repr(back) == repr(held)
+
+
+@given(st.lists(st.lists(st.floats(width=32), max_size=20), min_size=1), st.data())
+def test_the_sample_comes_back_from_the_lines_that_were_written(regions: list[list[float]], data: st.DataObject) -> None:
+    """Line by line, whichever regions had one: a run that is resumed has the sample of one that was not."""
+    size = sum(map(len, regions))
+    rule = Rule.of("float32")
+    whole = Progress(rule, size)
+    lines: list[dict[str, Any]] = []
+    for region in regions:
+        whole.add(RegionResult(BlockStats(), (np.array(region, np.float32),), (), ()))
+        record = whole.held()
+        if data.draw(st.booleans()):
+            lines.append(json.loads(json.dumps(record())))
+    resumed = Progress(rule, size)
+    if lines:
+        resumed.restore(lines)
+    resumed.sample.add(np.array([value for region in regions for value in region], np.float32)[resumed.sample.count :])
+    assert resumed.sample.since(0, size) == whole.sample.since(0, size)
 
 
 def test_a_line_that_cannot_be_written_whole_is_not_written_at_all(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = os.open("lines", os.O_RDWR | os.O_CREAT)
     try:
         kept = journal.Journal(lines, flush=False)
-        kept.begin({"a": 1}, 100, lambda: None, anew=True)
-        kept.member(lambda: {"key": "a", "bytes": 10})
+        kept.begin({"a": 1}, 100, {})
+        kept.member("a", None, "", lambda: None, 10)
         size, whole = os.fstat(lines).st_size, os.write
 
         def short(fd: int, data: bytes) -> int:
@@ -437,12 +430,12 @@ def test_a_line_that_cannot_be_written_whole_is_not_written_at_all(here: Path, m
         with monkeypatch.context() as patched:
             patched.setattr(os, "write", short)
             with pytest.raises(OSError, match="No space"):
-                kept.member(lambda: {"key": "b", "bytes": 20})
+                kept.member("b", None, "", lambda: None, 20)
         assert os.fstat(lines).st_size == size
         kept.write()
         past = journal.Journal(lines, flush=False).load()
         assert past is not None
-        assert (list(past.members), past.share) == (["a", "b"], 0.2)
+        assert (list(past.finished), past.share) == (["a", "b"], 0.2)
     finally:
         os.close(lines)
 
@@ -471,7 +464,7 @@ def test_what_a_later_run_can_mend_is_said_and_kept(here: Path, monkeypatch: pyt
         patched.setattr(os, "pwrite", failing)
         with pytest.raises(StorageError) as caught:
             apply("in.npy", "out.npy")
-    said = "cannot write out.npy: Input/output error; what is done is kept: go on from there with --resume"
+    said = "cannot write out.npy: Input/output error; what is done is kept: continue with --resume"
     assert str(caught.value) == said
     assert apply("in.npy", "out.npy", Options(resume=True)).resumed
     assert np.array_equal(np.load("out.npy"), leaky_relu(X))

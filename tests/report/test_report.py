@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 
 import leakycli
-from leakycli.function.rule import Losses
-from leakycli.report.model import ArrayReport, Cost, Distribution, Endpoint, Report, Statistics
+from leakycli.function.sample import Histogram
+from leakycli.function.stats import Losses
+from leakycli.report.model import ArrayReport, Cost, Endpoint, Report, Statistics
 from leakycli.report.terminal import line, render_report
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -33,7 +34,7 @@ def golden(name: str, found: str) -> None:
 
 def fixed(report: Report) -> Report:
     """`report` without what differs from run to run."""
-    cost = Cost("2026-01-02T03:04:05+00:00", 1.5, 304, 240, 362.7, 2, "threads", None, 512 << 20, 60 << 20, 50 << 20)
+    cost = Cost("2026-01-02T03:04:05+00:00", 1.5, 304, 240, 362.7, 2, "avx2", None, 512 << 20, 60 << 20, 50 << 20)
     identity = {"bytes": 304, "mtime_ns": 0, "inode": 0, "header": "00"}
     return dataclasses.replace(
         report,
@@ -84,7 +85,8 @@ def refuse(constant: str) -> NoReturn:
 
 
 def statistics(value: Any) -> Statistics:
-    return Statistics(1, 0, 0, 1, 0, 0, 0, value, value, value, value)
+    histogram = Histogram((1.0, 2.0), (1,), 0, 0, 1)
+    return Statistics(1, 0, 0, 0, 1, 0, 0, 0, value, value, value, value, {"0": value, "100": 1}, histogram)
 
 
 @pytest.mark.parametrize("indent", [None, 2])
@@ -105,19 +107,18 @@ def test_json_is_strict_whatever_the_numbers_and_names(indent: int | None) -> No
         before=statistics(-math.inf),
         after=statistics(math.nan),
         losses=Losses(),
-        histogram_before=Distribution(1, 1, ((1.0, math.inf, 1),)),
-        histogram_after=Distribution(1, 0, ()),
     )
     end = Endpoint(odd, "npy", 1, None)
-    cost = Cost("", math.inf, 0, 0, math.nan, 1, "threads", None, 1, 1, 1)
+    cost = Cost("", math.inf, 0, 0, math.nan, 1, "avx2", None, 1, 1, 1)
     report = Report("0", None, {"alpha": 0.2}, end, end, (array,), cost, False, False, (odd,))
     text = report.to_json(indent)
     text.encode("utf-8")
     values = json.loads(text, parse_constant=refuse)
-    assert values["schema_version"] == 1
+    assert values["schema_version"] == 2
     assert values["arrays"][0]["before"]["min"] == "-Infinity"
     assert values["arrays"][0]["after"]["mean"] == "NaN"
-    assert values["arrays"][0]["histogram_before"]["bins"] == [[1.0, "Infinity", 1]]
+    assert values["arrays"][0]["before"]["quantiles"] == {"0": "-Infinity", "100": 1}
+    assert values["arrays"][0]["before"]["histogram"] == {"edges": [1.0, 2.0], "counts": [1], "below": 0, "above": 0, "sampled": 1}
     assert values["arrays"][0]["name"].startswith("a\x00\\udcff")
     assert values == json.loads(report.to_json(None if indent else 2))
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache, partial
@@ -350,6 +351,42 @@ def test_from_a_web_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         (tmp_path / "a.zarr" / "zarr.json").write_text('{"zarr_format": 3, "node_type": "group"}')
         assert "without consolidated metadata" in str(said(lambda: leakycli.apply(f"{web}/a.zarr", "z.zarr")))
         assert "there is no such object" in str(said(lambda: leakycli.apply(f"{web}/none.npy", "z.npy")))
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_names_on_a_web_server_are_taken_as_they_are(version: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    group = zarr.open_group("a.zarr", mode="w", zarr_format=version)
+    names = ("a#b", "q?x", "a%2Fb", "100%", "a b", "a+b", "\u00fc", "[x]")
+    for name in names:
+        group.create_array(name, data=X, chunks=(100, 60), shards=(200, 60) if version == 3 else None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        zarr.consolidate_metadata("a.zarr", zarr_format=version)
+    with web_server(tmp_path) as web:
+        leakycli.apply(f"{web}/a.zarr", "y.zarr", Options(verify=True))
+        found = zarr.open_group("y.zarr", mode="r")
+        for name in names:
+            assert np.asarray(found[name][...]).tobytes() == Y.tobytes()  # type: ignore[index]
+        # A node that is promised and not there.
+        shutil.rmtree("a.zarr/a b")
+        error = said(lambda: leakycli.apply(f"{web}/a.zarr", "z.zarr"))
+    assert isinstance(error, CorruptError)
+    assert "consolidated metadata list a b, which is not there" in str(error)
+
+
+def test_files_beside_arrays_go_to_s3_and_back(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    zarr.open_group("a.zarr", mode="w").create_array("deep/x", data=X)
+    os.makedirs("a.zarr/table/part")
+    Path("a.zarr/table/part/0.parquet").write_bytes(np.random.default_rng(1).bytes(9 << 20))
+    Path("a.zarr/deep/x/.notes").write_text("me")
+    leakycli.apply("a.zarr", f"s3://{bucket}/b.zarr", Options(verify=True))
+    leakycli.apply(f"s3://{bucket}/b.zarr", "c.zarr", Options(alpha=1, verify=True))
+    before, after = local_files(tmp_path / "a.zarr"), local_files(tmp_path / "c.zarr")
+    assert before.keys() == after.keys()
+    for name in ("table/part/0.parquet", "deep/x/.notes"):
+        assert before[name] == after[name]
 
 
 def web_hierarchy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

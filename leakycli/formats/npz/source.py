@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import bz2
 import contextlib
+import errno
 import lzma
 import os
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, Protocol, cast
 
@@ -23,7 +24,7 @@ from isal import igzip_lib, isal_zlib
 from leakycli import stopping
 from leakycli.errors import CorruptError, LeakyError, StorageError, UnsupportedError, counted, listed, shown, storage_error
 from leakycli.formats import zipfile as z
-from leakycli.formats.base import Array, ArrayInfo, FlatSource, Member, Source, changed
+from leakycli.formats.base import Array, ArrayInfo, FlatSource, Member, Source, changed, file_identity
 from leakycli.formats.npy import AGAIN, MAGIC, NpyReader, read_header, refuse_second
 from leakycli.regions import Span
 
@@ -161,7 +162,9 @@ class Decompressed:
             name = f" ({_METHODS[method]})" if method in _METHODS else ""
             raise NotImplementedError(f"compression method {method}{name} is not read; unpack the archive, and pack it again with 'zip'")
         # APPNOTE 5.8.8: version, size of the properties, properties as in a .lzma file.
-        head = self._chunk(9)
+        head = b""
+        while len(head) < 9 and (part := self._chunk(9 - len(head))):
+            head += part
         if len(head) < 9 or head[2:4] != b"\5\0":
             raise ValueError("its LZMA header is malformed")
         packed, dictionary = head[4], int.from_bytes(head[5:9], "little")
@@ -237,7 +240,9 @@ class NpzSource(FlatSource):
                 file.seek(entry.header_offset)
                 start = z.data_offset(file.read(z.LOCAL_SIZE), entry.header_offset)
                 size = os.fstat(file.fileno()).st_size
-        except (OSError, ValueError, OverflowError):
+        except (OSError, ValueError, OverflowError) as error:
+            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+                raise storage_error(error, self._path, "cannot read") from None
             raise CorruptError(f"{name}has no header where the directory says; {AGAIN}") from None
         if start is None or start + entry.compress_size > size:
             raise CorruptError(f"{name}has no data where the directory says; the archive is cut off or damaged; {AGAIN}")
@@ -255,14 +260,14 @@ class NpzSource(FlatSource):
             at += len(a)
         return None
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self, used: Collection[Member] = ()) -> dict[str, Any]:
         try:
             return self._identity(os.stat(self._path))
         except OSError as error:
             raise storage_error(error, self._path, "cannot read") from None
 
     def _identity(self, found: os.stat_result) -> dict[str, Any]:
-        return {"bytes": found.st_size, "mtime_ns": found.st_mtime_ns, "inode": found.st_ino, "members": len(self._entries)}
+        return {**file_identity(found), "members": len(self._entries)}
 
     def close(self) -> None:
         self.zip.close()
@@ -365,9 +370,6 @@ class NpzStoredReader(NpyReader):
         super().__init__(path, info, start + len(header))
         self._start, self._header, self._declared = start, header, declared
         self._crc = isal_zlib.crc32(header)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._path, self.info, self._start, self._header, self._declared)
 
     def read(self, span: Span, buffer: Array) -> tuple[Array, Any]:
         found, _ = super().read(span, buffer)

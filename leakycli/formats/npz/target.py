@@ -23,6 +23,7 @@ from leakycli.formats.npy import NpyWriter, header_bytes, write_all
 from leakycli.formats.npz.source import NpzSource
 from leakycli.function.rule import Rule
 from leakycli.regions import Span
+from leakycli.system import open_own, sync
 
 #: Level of new deflated members: ISA-L's, many times faster than zlib's 6 at about its size.
 DEFAULT_LEVEL = 2
@@ -31,6 +32,7 @@ DEFAULT_LEVEL = 2
 _ISAL_LEVELS = 3
 
 _PIECE = 1 << 20
+_LARGEST = (1 << 63) - 1
 _LAST_BLOCK = b"\3\0"
 
 
@@ -91,8 +93,8 @@ class NpzTarget:
         self._entries: list[z.Entry] = []
         self._at = 0
         try:
-            flags = os.O_WRONLY | os.O_CLOEXEC | (0 if begun else os.O_CREAT | os.O_EXCL)
-            self._fd = os.dup(stream) if stream is not None else os.open(path, flags, 0o666)
+            flags = os.O_WRONLY | os.O_CREAT | (0 if begun else os.O_TRUNC)
+            self._fd = os.dup(stream) if stream is not None else open_own(path, flags)
         except OSError as error:
             raise storage_error(error, path, "cannot write") from None
 
@@ -148,15 +150,16 @@ class NpzTarget:
         return {"entry": dataclasses.asdict(self._entries[-1]), "at": self._at}
 
     def restore(self, info: ArrayInfo | None, source: Source, member: Member, rule: Rule | None, state: Any) -> None:
-        self._entries.append(z.Entry(**state["entry"]))
-        self._at = state["at"]
+        entry, at = z.Entry(**state["entry"]), state["at"]
+        counts = (entry.method, entry.offset, entry.crc, entry.compressed, entry.size, entry.flags, entry.version, at)
+        if type(entry.name) is not str or not all(type(n) is int and 0 <= n <= _LARGEST for n in counts) or type(entry.follow) is not bool:
+            raise ValueError("no state of an archive")
+        self._entries.append(entry)
+        self._at = at
 
     def ensure(self) -> None:
-        try:
-            if self._flush:
-                os.fsync(self._fd)
-        except OSError as error:
-            raise storage_error(error, self._path, "cannot flush") from None
+        if self._flush:
+            sync(self._fd, self._path)
 
     def finish(self) -> int:
         """Write the directory; returns the archive's size in bytes."""
@@ -216,9 +219,6 @@ class NpzStoredWriter(NpyWriter):
         super().__init__(path, info, offset)
         self._member = member
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._path, self.info, self.offset, None)
-
     def write(self, span: Span, y: Array) -> tuple[int, int]:
         super().write(span, y)
         return isal_zlib.crc32(y.view(np.uint8)), y.nbytes
@@ -247,9 +247,6 @@ class NpzOrderedWriter:
     def __init__(self, info: ArrayInfo | None, compressor: Compressor, member: tuple[NpzTarget, z.Entry] | None) -> None:
         """info: None for bytes that are no array. member: for the one that commits; a copy elsewhere has none."""
         self._info, self._compressor, self._member = info, compressor, member
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._info, self._compressor, None)
 
     @property
     def info(self) -> ArrayInfo:

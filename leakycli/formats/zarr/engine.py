@@ -20,9 +20,10 @@ from typing import Any
 
 import zarr
 import zarr.core.codec_pipeline
+import zarr.core.sync
 from zarr.abc.store import Store
 
-from leakycli.errors import CorruptError, LeakyError, shown, storage_error
+from leakycli.errors import CorruptError, LeakyError, StorageError, shown, storage_error
 from leakycli.formats.zarr.metadata import ArrayDocument, codec_chain
 
 #: zarr's configuration is the process's own: one at a time, and only around opening.
@@ -78,6 +79,8 @@ def at_once(document: ArrayDocument, files: bool) -> bool:
 
 def _safe_for_zarrs(document: ArrayDocument) -> bool:
     """Whether `zarrs` gives what zarr gives: it fails for v2 in big-endian or Fortran order."""
+    if document.canonical is not None:
+        return False
     if document.dtype is None or document.dtype.name not in _ZARRS_TYPES or document.order != "C" or not document.dtype.isnative:
         return False
     fields = document.document
@@ -142,12 +145,28 @@ def open_array(
 def _opened(store: Store, key: str, document: ArrayDocument, chosen: Pipeline, write_empty: bool | None) -> zarr.Array[Any]:
     config = {"array.order": "C", "array.write_empty_chunks": bool(write_empty), **chosen.config}
     with _OPENING, warnings.catch_warnings():
+        _start_loop()
         warnings.simplefilter("ignore")  # of parts of the format that are not final
         if chosen.name.startswith("zarrs"):
             importlib.import_module("zarrs")
         with zarr.config.set(config):
             mode: Any = "r" if write_empty is None else "r+"
             return zarr.open_array(store, path=key, mode=mode, zarr_format=2 if document.zarr_format == 2 else 3)
+
+
+def _start_loop() -> None:
+    """Start the thread that zarr works in. It would wait for ever for one that could not be started. Raises StorageError."""
+    try:
+        zarr.core.sync._get_loop()
+    except RuntimeError as error:
+        zarr.core.sync.loop[0] = None
+        raise _no_thread(error) from None
+
+
+def _no_thread(error: Exception) -> StorageError:
+    return StorageError(
+        f"cannot read or write Zarr: {shown(str(error))}: the process has reached a limit of threads or memory (ulimit -u, -v)"
+    )
 
 
 def explained(error: Exception, where: str, doing: str) -> LeakyError:
@@ -160,6 +179,8 @@ def explained(error: Exception, where: str, doing: str) -> LeakyError:
     if found := re.search(r"os error (\d+)", str(error)):
         code = int(found[1])
         return storage_error(OSError(code, os.strerror(code) if code in errno.errorcode else shown(str(error))), where, doing)
+    if isinstance(error, RuntimeError) and "thread" in str(error):
+        return _no_thread(error)
     if isinstance(error, MemoryError):
         return CorruptError(f"{where}: cannot be decoded: it needs more memory than there is")
     text = shown(" ".join(str(error).split()))[:200]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,10 +25,16 @@ _V3_TYPES = {
     for name in ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64")
 }
 
+#: Types of version 2 that other libraries write, and numpy does not have.
+_OTHERS_TYPES = re.compile(r"bfloat16|float8_\w+|float6_\w+|float4_\w+|u?int[124]", re.ASCII)
+
+#: Most bytes of a chunk that a codec takes: `max_buffer_size` in numcodecs, and what blosc adds.
+_LARGEST = {"blosc": (1 << 31) - 1 - 16, "lz4": 0x7E000000}
+
 #: Codecs that give back what went in; names of version 3 come with or without "numcodecs.".
 _LOSSLESS = {
     *("bytes", "transpose", "blosc", "zstd", "gzip", "crc32c", "sharding_indexed", "bz2", "crc32", "adler32", "fletcher32"),
-    *("jenkins_lookup3", "lz4", "lzma", "zlib", "shuffle", "delta", "pcodec"),
+    *("jenkins_lookup3", "lz4", "lzma", "zlib", "shuffle", "delta", "pcodec", "base64"),
 }
 
 #: Codecs that do not, or that change what numbers are stored: a result would not be what was computed.
@@ -67,6 +73,13 @@ class ArrayDocument:
         """Whether chunks are not stored in C order."""
         return self.order != "C" or any(name == "transpose" for name, _ in _all_codecs(self))
 
+    @property
+    def canonical(self) -> Document | None:
+        """The document in the form that zarr takes; None where it is in that form."""
+        if self.zarr_format == 3 and isinstance(self.document["data_type"], dict) and self.dtype is not None:
+            return {**self.document, "data_type": self.dtype_name}
+        return None
+
     def chunk_key(self, index: Index) -> str:
         """The key, below the array's, of the write unit at `index`."""
         if not index:
@@ -90,6 +103,11 @@ class ArrayDocument:
                 return None
             index.append(int(part))
         return tuple(index)
+
+    def otherwise_keyed(self, key: str) -> bool:
+        """Whether `key` would be that of a write unit if chunk keys had another separator or another beginning."""
+        forms = [(prefix, separator) for prefix in ("", "c") for separator in ("/", ".")]
+        return any(replace(self, prefix=prefix, separator=separator).chunk_index(key) is not None for prefix, separator in forms)
 
     def is_above_chunks(self, key: str) -> bool:
         """Whether `key` is that of a folder which chunks of the array are in."""
@@ -115,9 +133,12 @@ def _parse_v3(document: Document) -> ArrayDocument:
     grid = _named(document.get("chunk_grid"), "chunk_grid")
     if grid[0] != "regular":
         raise UnsupportedError(f"has a chunk grid of the kind {_brief(grid[0])}; only regular ones are supported")
-    chunks = _shape(grid[1], "chunk_shape", least=1)
+    chunks = _shape(grid[1], "chunk_shape", least=0)
     if len(chunks) != len(shape):
         raise CorruptError(f"has {len(shape)} dimensions and chunks of {len(chunks)}")
+    if any(c == 0 < n for c, n in zip(chunks, shape, strict=True)):
+        raise CorruptError(f"has the chunk_shape {_brief(list(chunks))}; only an axis without elements has chunks of length 0")
+    chunks = tuple(max(n, 1) for n in chunks)
     encoding, given = _named(document.get("chunk_key_encoding"), "chunk_key_encoding")
     if encoding not in ("default", "v2"):
         raise UnsupportedError(f"has chunk keys of the kind {_brief(encoding)}; default and v2 are supported")
@@ -131,7 +152,7 @@ def _parse_v3(document: Document) -> ArrayDocument:
     codecs = _codecs(document.get("codecs"))
     shards = None
     if sharding := next((configuration for name, configuration in codecs if name == "sharding_indexed"), None):
-        given_inner = _shape(sharding, "chunk_shape", least=1)
+        given_inner = tuple(max(n, 1) for n in _shape(sharding, "chunk_shape", least=0 if 0 in shape else 1))
         inner = _untransposed(given_inner, codecs)
         if len(inner) != len(chunks) or any(s % c for s, c in zip(chunks, inner, strict=True)):
             raise CorruptError(f"has shards {chunks} that are not made of whole chunks {inner}")
@@ -147,9 +168,8 @@ def _parse_v3(document: Document) -> ArrayDocument:
         not isinstance(names, list) or len(names) != len(shape) or not all(isinstance(n, (str, type(None))) for n in names)
     ):
         raise CorruptError("has malformed dimension_names")
-    data_type = document.get("data_type")
-    type_name = data_type if isinstance(data_type, str) else _named(data_type, "data_type")[0]
-    dtype = _V3_TYPES.get(type_name) if isinstance(data_type, str) else None
+    type_name, configured = _named(document.get("data_type"), "data_type")
+    dtype = None if configured else _V3_TYPES.get(type_name)
     if "fill_value" not in document:
         raise CorruptError("has no fill_value")
     return ArrayDocument(
@@ -228,7 +248,8 @@ def _parse_v2(document: Document, attributes: Document) -> ArrayDocument:
         try:
             dtype = np.dtype(text)
         except (TypeError, ValueError, SyntaxError):
-            raise CorruptError(f"has the dtype {_brief(text)}, which is none") from None
+            if not _OTHERS_TYPES.fullmatch(text):
+                raise CorruptError(f"has the dtype {_brief(text)}, which is none") from None
     elif not isinstance(text, list):
         raise CorruptError(f"has the dtype {_brief(text)}, which is none")
     if "fill_value" not in document:
@@ -239,7 +260,7 @@ def _parse_v2(document: Document, attributes: Document) -> ArrayDocument:
         2,
         shape,
         dtype,
-        dtype.name if dtype is not None else "structured",
+        dtype.name if dtype is not None else text if isinstance(text, str) else "structured",
         chunks,
         None,
         fill,
@@ -257,7 +278,7 @@ def check_transformable(document: ArrayDocument, where: str) -> None:
     """Raise UnsupportedError where the array's type has no leaky ReLU, or one of its codecs is not known."""
     try:
         if document.dtype is None:
-            hint = " (convert it to float32 first)" if "float" in document.dtype_name else ""
+            hint = " (convert it to float32 first)" if "float" in document.dtype_name and document.dtype_name not in _V3_TYPES else ""
             raise UnsupportedError(f"type {shown(document.dtype_name)[:80]} is not supported; only floats and integers are{hint}")
         refuse_unsupported(document.dtype)
         for name, _ in _all_codecs(document):
@@ -265,6 +286,68 @@ def check_transformable(document: ArrayDocument, where: str) -> None:
                 raise UnsupportedError(f"codec {shown(name)[:80]} is not known, so that its array can be copied but not transformed")
     except LeakyError as error:
         raise type(error)(f"{where}: {error}") from None
+
+
+def is_floating(fields: Document) -> bool | None:
+    """Whether a document, which may be of a kind that is not supported, says that its array is of floats; None where that is unclear."""
+    declared = fields.get("data_type") if fields.get("zarr_format") == 3 else fields.get("dtype")
+    if isinstance(declared, dict):
+        declared = declared.get("name")
+    if isinstance(declared, list) and fields.get("zarr_format") == 2:
+        return False
+    if not isinstance(declared, str):
+        return None
+    if fields.get("zarr_format") == 3:
+        # Names of extensions are free; those of floats are these in the registry (zarr-extensions).
+        return re.match(r"(numpy\.)?b?float", declared) is not None
+    try:
+        return np.dtype(declared).kind == "f"
+    except (TypeError, ValueError, SyntaxError):
+        return False if _OTHERS_TYPES.fullmatch(declared) else None
+
+
+def is_others_float(fields: Document) -> bool:
+    """Whether an array of version 2 is of a type of floats that the version does not have; such are copied."""
+    declared = fields.get("dtype")
+    if fields.get("zarr_format") != 2 or not isinstance(declared, str):
+        return False
+    return "float" in declared and _OTHERS_TYPES.fullmatch(declared) is not None
+
+
+def outlined(fields: Document) -> tuple[Index, str]:
+    """The shape and the name of the type that a document gives which cannot be parsed; () and "unknown" where it does not."""
+    shape = fields.get("shape")
+    sound = isinstance(shape, list) and all(type(n) is int and 0 <= n < 1 << 63 for n in shape)
+    declared = fields.get("data_type", fields.get("dtype"))
+    if isinstance(declared, dict):
+        declared = declared.get("name")
+    return tuple(shape) if sound and shape else (), shown(declared)[:80] if isinstance(declared, str) else "unknown"
+
+
+def codec_names(document: ArrayDocument) -> list[str]:
+    """The names of the array's codecs as the document has them, those inside shards too."""
+    fields = document.document
+    if document.zarr_format == 2:
+        return [name for name, _ in codec_chain(document)]
+
+    def names(codecs: Any) -> list[str]:
+        found = []
+        for codec in codecs:
+            name, configuration = _named(codec, "codecs")
+            found += [name, *names(configuration["codecs"])] if name == "sharding_indexed" else [name]
+        return found
+
+    return names(fields["codecs"])
+
+
+def too_large(codecs: str, chunk: Index, dtype: np.dtype[Any]) -> str | None:
+    """Why a chunk of that shape and type cannot be encoded by `codecs` (in words); None where it can."""
+    size = math.prod(chunk) * dtype.itemsize
+    for name in codecs.split("+"):
+        codec = name.partition(":")[0].partition("-")[0]
+        if size > _LARGEST.get(codec, size):
+            return f"a chunk of {size} bytes as {dtype.name} is more than {codec} takes ({_LARGEST[codec]})"
+    return None
 
 
 def codec_chain(document: ArrayDocument, codecs: Any = None) -> Codecs:
@@ -384,27 +467,6 @@ def _lossy(name: str, floating: bool) -> bool:
 
 def _dropped(name: str) -> str:
     return f"the lossy filter {shown(name)} was dropped: with it the result would not be what was computed"
-
-
-def update_consolidated(group: Document, changed: dict[str, dict[str, Document]]) -> Document:
-    """A group's document (`zarr.json` or `.zmetadata`) whose consolidated metadata have the arrays' `changed` documents.
-
-    changed: by path below the group, then by name of the document.
-    """
-    updated = copy.deepcopy(group)
-    if "metadata" in updated and isinstance(updated["metadata"], dict):  # .zmetadata
-        for path, documents in changed.items():
-            for name, fields in documents.items():
-                key = f"{path}/{name}" if path else name
-                if key in updated["metadata"] or (name == ".zattrs" and fields):
-                    updated["metadata"][key] = fields
-        return updated
-    consolidated = updated.get("consolidated_metadata")
-    if isinstance(consolidated, dict) and isinstance(consolidated.get("metadata"), dict):
-        for path, documents in changed.items():
-            if path in consolidated["metadata"] and "zarr.json" in documents:
-                consolidated["metadata"][path] = documents["zarr.json"]
-    return updated
 
 
 def decode_fill(value: Any, dtype: np.dtype[Any]) -> np.generic:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
-from collections.abc import Iterable
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator
+from typing import Protocol
 
 from zarr.abc.store import Store
 from zarr.storage import LocalStore
 
-from leakycli.errors import StorageError, shown, storage_error
-from leakycli.formats.base import sync_path
+from leakycli.errors import LeakyError, StorageError, shown, storage_error
 from leakycli.formats.zarr.store import RemoteStore, is_document
 from leakycli.formats.zarr.tree import FolderTree, Tree, UrlTree
 from leakycli.stores.remote import Remote
+from leakycli.system import open_own, sync_path
 
 #: The end of the names that zarr writes to first.
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.partial$")
@@ -24,17 +25,21 @@ _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.partial$")
 def _with_folder(path: str, flags: int) -> int:
     """Opens; makes the folder first where there is none."""
     try:
-        return os.open(path, flags, 0o666)
+        return open_own(path, flags, 0o666)
     except FileNotFoundError:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        return os.open(path, flags, 0o666)
+        return open_own(path, flags, 0o666)
 
 
 class Place(Tree, Protocol):
-    """A tree that is written to; picklable, for others to write to it too. Its store is for writing."""
+    """A tree that is written to. Its store is for writing."""
 
     def write(self, key: str, data: bytes) -> None:
         """Raises StorageError."""
+        ...
+
+    def write_pieces(self, key: str, pieces: Iterator[bytes]) -> None:
+        """Write what comes in pieces, without holding all of it. Raises StorageError."""
         ...
 
     def clear(self, key: str) -> None:
@@ -63,27 +68,35 @@ class FolderPlace(FolderTree):
         self._written: list[str] | None = [] if flush else None
         try:
             if not begun:
-                os.mkdir(path)
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(path)
             self._identity = os.stat(path)
         except OSError as error:
             raise storage_error(error, path, "cannot write") from None
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.path, True)
 
     def write(self, key: str, data: bytes) -> None:
         self.put(key, data)
         self.wrote((key,))
 
+    def write_pieces(self, key: str, pieces: Iterator[bytes]) -> None:
+        self._put(key, pieces)
+        self.wrote((key,))
+
     def put(self, key: str, data: bytes | memoryview) -> None:
         """Write a chunk, of which `wrote` is told later. Raises StorageError."""
+        self._put(key, (data,))
+
+    def _put(self, key: str, pieces: Iterable[bytes | memoryview]) -> None:
         path = os.path.join(self.path, key)
         try:
             with open(path, "wb", buffering=0, opener=_with_folder) as file:
-                view, done = memoryview(data), 0
-                while done < len(view):
-                    done += file.write(view[done:])
+                for piece in pieces:
+                    view, done = memoryview(piece), 0
+                    while done < len(view):
+                        done += file.write(view[done:])
         except OSError as error:
+            if isinstance(error, LeakyError):
+                raise
             raise storage_error(error, path, "cannot write") from None
 
     def clear(self, key: str) -> None:
@@ -125,7 +138,10 @@ class FolderPlace(FolderTree):
             self._written.clear()
 
     def tidy(self) -> None:
-        for folder, _, files in os.walk(self.path):
+        def fail(error: OSError) -> None:
+            raise storage_error(error, error.filename, "cannot read")
+
+        for folder, _, files in os.walk(self.path, onerror=fail):
             for file in files:
                 if _TEMPORARY.search(file):
                     os.unlink(os.path.join(folder, file))
@@ -147,6 +163,12 @@ class UrlPlace(UrlTree):
             self._held[key] = data
         else:
             self.remote.write(key, data)
+
+    def write_pieces(self, key: str, pieces: Iterator[bytes]) -> None:
+        if is_document(key):
+            self._held[key] = b"".join(pieces)
+        else:
+            self.remote.write_pieces(key, pieces)
 
     def clear(self, key: str) -> None:
         self.remote.remove(key)

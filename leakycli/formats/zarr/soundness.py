@@ -137,5 +137,10 @@ def _zstd_end(file: BinaryIO, start: int, size: int) -> int:
 
 
 def _part(file: BinaryIO, start: int, size: int) -> bytes:
+    """`size` bytes from `start` on, fewer at the end: a read of an unbuffered file may give fewer than there are."""
     file.seek(start, os.SEEK_SET)
-    return file.read(size)
+    parts = []
+    while size > 0 and (part := file.read(size)):
+        parts.append(part)
+        size -= len(part)
+    return b"".join(parts)

@@ -6,8 +6,8 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
 from math import prod
 from types import EllipsisType
 from typing import Any
@@ -16,55 +16,96 @@ import numpy as np
 from zarr.abc.store import ByteRequest, RangeByteRequest
 from zarr.core.buffer import Buffer, default_buffer_prototype
 
-from leakycli.errors import CorruptError, LeakyError, SourceChangedError, UnsupportedError, shown
+from leakycli.errors import CorruptError, LeakyError, SourceChangedError, UnsupportedError, UsageError, listed, shown
 from leakycli.formats.base import METADATA, Array, ArrayInfo, Chunking, Member, Outline, Source, Usage
-from leakycli.formats.zarr import conventions, engine, metadata
+from leakycli.formats.zarr import comparing, conventions, engine, hierarchy, metadata, result
+from leakycli.formats.zarr.hierarchy import Node
+from leakycli.formats.zarr.installed import missing_codec
+from leakycli.formats.zarr.masks import Mask
 from leakycli.formats.zarr.metadata import ArrayDocument
 from leakycli.formats.zarr.soundness import Inspector
-from leakycli.formats.zarr.store import Watched
-from leakycli.formats.zarr.tree import DOCUMENTS, Entry, Tree, ZipTree, opened
+from leakycli.formats.zarr.store import Overlaid, Watched
+from leakycli.formats.zarr.tree import DOCUMENTS, Entry, Tree, ZipTree, opened, states_of
+from leakycli.function.rule import Rule
 from leakycli.regions import Box, Grid, Presence
 from leakycli.stores.remote import Remote
-
-#: Largest metadata document read, in bytes.
-_LONGEST_DOCUMENT = 64 << 20
-
-
-#: Levels of a metadata document.
-_DEEPEST = 100
 
 #: Most write units of an array: one bit of memory each.
 _MOST_UNITS = 1 << 34
 
 
-class ZarrSource:
-    """An array or a group with all that is under it, of version 2 or 3, in a folder or a zip archive.
+@dataclass(slots=True)
+class Strays:
+    """Files in an array's folder that are neither its documents nor its chunks.
 
-    Members are named by their path below the source. Arrays of floats are transformed when nobody names them, but for those that say where
-    the others' values are; all else is not.
+    count: how many. example: the key of one, below the array's. other: the key of one that would be a chunk if chunk keys were of another
+    form; None where there is none.
+    """
+
+    count: int = 0
+    example: str = ""
+    other: str | None = None
+
+    def add(self, key: str, document: ArrayDocument) -> None:
+        self.count += 1
+        self.example = self.example or key
+        if self.other is None and document.otherwise_keyed(key):
+            self.other = key
+
+
+class ZarrSource:
+    """An array or a group with all that is under it, of version 2 or 3, in a folder or a zip archive, or behind a URL.
+
+    Members are the nodes of the hierarchy, named by their path below the source. Arrays of floats are transformed when nobody names them,
+    but for those that say where the others' values are; all else is copied.
     """
 
     def __init__(self, path: str | Remote) -> None:
         """Raises StorageError, CorruptError or UnsupportedError, each naming the path or the document."""
         self.tree, self._root = opened(path)
         self.format = "zarr.zip" if isinstance(self.tree, ZipTree) else "zarr"
-        self.warnings: tuple[str, ...] = ()
         self.documents: dict[str, ArrayDocument] = {}
-        self._groups: dict[str, dict[str, Any]] = {}
         self._presence: dict[str, Presence | None] = {}
-        self._digest = hashlib.blake2b(digest_size=16)
+        self._strays: dict[str, Strays] = {}
         try:
-            members = tuple(self._members(""))
-            supporting = conventions.supporting(self.documents, self._groups)
+            self.nodes: dict[str, Node] = {node.path: node for node in hierarchy.nodes(self.tree, self._root)}
+            if not self.nodes:
+                raise self._no_node()
+            members = tuple(self._member(node) for node in self.nodes.values())
+            supporting = self._supporting()
             self.members = tuple(replace(member, unasked=False) if member.key in supporting else member for member in members)
-            if not self.members:
-                raise CorruptError(f"{self.tree.where(self._root)}: is no Zarr array or group: it has no {', '.join(DOCUMENTS)}")
             if not any(member.array or member.problem for member in self.members):
                 raise CorruptError(f"{self.tree.where(self._root)}: holds no arrays")
         except BaseException:
             self.tree.close()
             raise
-        self.opened: dict[str, Any] = {"metadata_blake2b": self._digest.hexdigest(), **self.tree.identity()}
+        self.warnings: tuple[str, ...] = tuple(self._oddities())
+        self.opened: dict[str, Any] = {"metadata_blake2b": _digest(self.nodes.values()), **self.tree.identity()}
+
+    def _no_node(self) -> CorruptError:
+        where = self.tree.where(self._root)
+        text = f"{where}: is no Zarr array or group: it has no {', '.join(DOCUMENTS)}"
+        if inner := hierarchy.inner_nodes(self.tree, self._root):
+            text += f"; {self.tree.where(hierarchy.under(self._root, inner[0]))} is one"
+        return CorruptError(text)
+
+    def _supporting(self) -> set[str]:
+        arrays = {
+            path: conventions.Described(node.attributes, conventions.dimensions(node.fields.get("dimension_names"), node.attributes))
+            for path, node in self.nodes.items()
+            if node.is_array
+        }
+        return conventions.supporting(arrays, {path: node.attributes for path, node in self.nodes.items() if not node.is_array})
+
+    def _oddities(self) -> Iterator[str]:
+        """Warnings of nodes that consolidated metadata list and that have no document, and of floats that are copied for their type."""
+        for member in self.members:
+            if member.key and member.problem is not None and metadata.is_others_float(self.nodes[member.key].fields):
+                yield f"{member.problem}; copied as it is"
+        for group in self.nodes.values():
+            gone = sorted(path for path in hierarchy.promised(group) if hierarchy.under(group.path, path) not in self.nodes)
+            if gone:
+                yield f"{group.where}: its consolidated metadata list {listed(gone)}, which {_has(len(gone))} no document; left out of them"
 
     def key(self, member: Member, name: str = "") -> str:
         """The key in the tree of `member`, or of something under it."""
@@ -78,10 +119,37 @@ class ZarrSource:
         reader = PlainReader if member.array.chunking is not None and member.array.chunking.plain else ZarrReader
         return reader(self.tree, self.key(member), member.array, self.documents[member.key], self._listed(member))
 
+    def mask(self, member: Member, rule: Rule) -> Mask | None:
+        mask = result.mask_of(self.documents[member.key], rule)
+        return mask if mask.marks else None
+
     def stored(self, member: Member) -> Presence | None:
-        """Raises CorruptError where a folder is in a chunk's place."""
+        """Raises CorruptError where a folder is in a chunk's place, or the chunks have keys of another form than the document says."""
         presence = self._listed(member)
+        strays = self._strays.get(member.key)
+        if presence is not None and not presence.count and strays is not None and strays.other is not None:
+            document = self.documents[member.key]
+            keyed = f"the separator {document.separator!r}" + (f" and keys that begin with {document.prefix!r}" if document.prefix else "")
+            raise CorruptError(
+                f"{self.tree.where(self.key(member))}: none of its chunks is found, but {strays.count} files that are none, as "
+                f"{shown(strays.other)}; its document says {keyed}: correct it (dimension_separator, chunk_key_encoding)"
+            )
         return None if presence is None or presence.count == presence.size else presence
+
+    def strays(self, member: Member) -> Iterator[Entry]:
+        """The files in an array's folder that are neither its documents nor its chunks."""
+        self._listed(member)
+        if self._strays.get(member.key, Strays()).count:
+            document, node = self.documents[member.key], self.nodes[member.key]
+            for entry in hierarchy.files(self.tree, self._root, node):
+                name = self.below(member, entry.key)
+                if name not in METADATA and document.chunk_index(name) is None:
+                    yield entry
+
+    def below(self, member: Member, key: str) -> str:
+        """A key of the tree, as it is below that of `member`."""
+        under = self.key(member)
+        return key[len(under) + 1 if under else 0 :]
 
     def usage(self, member: Member) -> Usage | None:
         if member.key not in self.documents:
@@ -104,50 +172,37 @@ class ZarrSource:
             if grid.size > _MOST_UNITS:
                 where = self.tree.where(under)
                 raise UnsupportedError(f"{where}: has {grid.size} chunks, more than {_MOST_UNITS} are not kept track of")
-            found = Presence(grid.size)
-            skip = len(under) + 1 if under else 0
+            found, strays = Presence(grid.size), Strays()
             for entry in self.tree.walk(under):
-                index = document.chunk_index(entry.key[skip:])
-                if index is None:
-                    if self.tree.files and not entry.folder and document.is_above_chunks(entry.key[skip:]):
+                key = self.below(member, entry.key)
+                index = document.chunk_index(key)
+                if index is not None:
+                    if entry.folder:
+                        raise CorruptError(f"{self.tree.where(entry.key)}: is a folder where a chunk belongs")
+                    if entry.problem is not None:
+                        raise entry.problem
+                    found.add(grid.number(index))
+                elif not entry.folder and key not in METADATA:
+                    if self.tree.files and document.is_above_chunks(key):
                         # zarr takes all that would be in it for chunks that never were.
                         raise CorruptError(f"{self.tree.where(entry.key)}: is a file where a folder of chunks belongs")
-                    continue
-                if entry.folder:
-                    raise CorruptError(f"{self.tree.where(entry.key)}: is a folder where a chunk belongs")
-                found.add(grid.number(index))
-            self._presence[member.key] = found
+                    strays.add(key, document)
+            self._presence[member.key], self._strays[member.key] = found, strays
         return found
 
     def copy_problem(self, member: Member, other: Source, there: Member) -> str | None:
         assert isinstance(other, ZarrSource)
-        ours, theirs = (
-            {entry.key[len(key) + 1 if key else 0 :] for entry in own}
-            for own, key in ((self.files(member), self.key(member)), (other.files(there), other.key(there)))
-        )
-        if ours != theirs:
-            return f"has not the keys of its source: {shown(sorted(ours ^ theirs)[0])} is in one of them only"
-        for name in sorted(ours):
-            # A group's consolidated metadata follow those of the arrays.
-            if member.array is None and member.problem is None and name in ("zarr.json", ".zmetadata"):
-                continue
-            if self.tree.read(self.key(member, name)) != other.tree.read(other.key(there, name)):
-                return f"is no copy of its source: {shown(name)} differs"
-        return None
+        return comparing.copy_problem((self, member), (other, there))
 
-    def files(self, member: Member) -> Iterator[Any]:
-        """All that belongs to `member`: an array with its chunks, or a group's documents and what is beside them."""
-        under = self.key(member)
+    def document_problem(self, member: Member, other: Source, there: Member, rule: Rule) -> str | None:
+        assert isinstance(other, ZarrSource)
+        return comparing.document_problem((self, member), (other, there), rule)
+
+    def files(self, member: Member) -> Iterator[Entry]:
+        """All files that belong to `member`: an array with its chunks, or a group's documents and what is beside them."""
         if not self.tree.listed:
-            yield from (Entry(key, False) for key in self._possible(member) if self.tree.holds(key))
-        elif member.array is not None or member.problem is not None:
-            yield from (entry for entry in self.tree.walk(under) if not entry.folder)
-        else:
-            names = [entry for entry in self.tree.children(under) if not entry.folder]
-            if any(entry.key.rpartition("/")[2] == "zarr.json" for entry in names):
-                # Version 3 is what was read; documents of version 2 beside it would be wrong of what is written.
-                names = [entry for entry in names if entry.key.rpartition("/")[2] not in (".zgroup", ".zattrs", ".zmetadata")]
-            yield from names
+            return (Entry(key, False) for key in self._possible(member) if self.tree.holds(key))
+        return hierarchy.files(self.tree, self._root, self.nodes[member.key])
 
     def _possible(self, member: Member) -> Iterator[str]:
         """Every key that may belong to `member`."""
@@ -156,62 +211,32 @@ class ZarrSource:
             grid = Grid(document.shape, document.unit)
             yield from (self.key(member, document.chunk_key(grid.index(number))) for number in range(grid.size))
 
-    def identity(self) -> dict[str, Any]:
-        digest = hashlib.blake2b(digest_size=16)
-        for member in self.members:
-            for name, text in self._texts(self.key(member)).items():
-                digest.update(f"{member.key}/{name}\0{len(text)}\0".encode("utf-8", "surrogateescape") + text)
-        return {"metadata_blake2b": digest.hexdigest(), **self.tree.identity()}
+    def identity(self, used: Collection[Member] = ()) -> dict[str, Any]:
+        """Of the documents, and of every file and folder that belongs to the members `used`: a chunk that is read has been the same
+        all the time between two calls that give the same."""
+        texts = (replace(node, texts=hierarchy.texts_of(self.tree, hierarchy.under(self._root, path))) for path, node in self.nodes.items())
+        states = states_of(self.tree, [(self.key(member), member.array is not None or member.problem is not None) for member in used])
+        return {"metadata_blake2b": _digest(texts), **({"files": states} if states else {}), **self.tree.identity()}
 
     def close(self) -> None:
         self.tree.close()
 
-    def _texts(self, here: str) -> dict[str, bytes]:
-        """The metadata documents directly under the key `here`, by name."""
-        names = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
-        found = self.tree.read_all([f"{here}/{name}" if here else name for name in names])
-        return {name: text for name, text in zip(names, found, strict=True) if text is not None}
-
-    def _members(self, key: str) -> Iterator[Member]:
-        """The node under `key` and all below it."""
-        here = "/".join(part for part in (self._root, key) if part)
-        texts = self._texts(here)
-        if not any(name in texts for name in DOCUMENTS):
-            return
-        for name, text in texts.items():
-            self._digest.update(f"{key}/{name}\0{len(text)}\0".encode("utf-8", "surrogateescape") + text)
-        document = "zarr.json" if "zarr.json" in texts else ".zarray" if ".zarray" in texts else ".zgroup"
-        where = self.tree.where(f"{here}/{document}" if here else document)
-        fields = _parsed(texts[document], where)
-        node = fields.get("node_type") if document == "zarr.json" else "array" if document == ".zarray" else "group"
-        if node == "array":
-            attributes = {}
-            if ".zattrs" in texts and document == ".zarray":
-                attributes = _parsed(texts[".zattrs"], self.tree.where(f"{here}/.zattrs" if here else ".zattrs"))
-            yield self._array(key, fields, attributes, where)
-            return
-        if node != "group":
-            raise CorruptError(f"{where}: its node_type is neither array nor group")
-        metadata.check_group(fields, where)
-        self._groups[key] = fields.get("attributes", {})
-        for name in (".zmetadata", ".zattrs"):
-            if name in texts and document == ".zgroup":
-                self._groups[key] = _parsed(texts[name], self.tree.where(f"{here}/{name}" if here else name))
-        yield Member(key, key)
-        for entry in self.tree.children(here):
-            if entry.folder:
-                name = entry.key.rpartition("/")[2]
-                yield from self._members(f"{key}/{name}" if key else name)
-
-    def _array(self, key: str, fields: dict[str, Any], attributes: dict[str, Any], where: str) -> Member:
-        outline = None
+    def _member(self, node: Node) -> Member:
+        if not node.is_array:
+            return Member(node.path, node.path)
+        key, where, floating = node.path, node.where, metadata.is_floating(node.fields)
+        outline = Outline(*metadata.outlined(node.fields), None)
         try:
-            document = metadata.parse(fields, attributes, where)
+            document = metadata.parse(node.fields, node.attributes, where)
             self.documents[key] = document
             chunking = Chunking(document.chunks, document.shards, document.codecs, document.fill_value)
             outline = Outline(document.shape, document.dtype_name, chunking)
             metadata.check_transformable(document, where)
             assert document.dtype is not None
+            if (attribute := conventions.reinterpreted(document.attributes, document.dtype.kind)) is not None:
+                raise UnsupportedError(f"{where}: has {attribute}, so that readers take its numbers for others; convert it first")
+            if (missing := missing_codec(document)) is not None:
+                raise UsageError(f"{where}: {missing}")
             chunking = replace(
                 chunking,
                 turned=document.turned,
@@ -219,10 +244,10 @@ class ZarrSource:
                 plain=engine.is_plain(document, self.tree.files),
             )
             info = ArrayInfo(key, document.shape, document.dtype, False, chunking)
-            return Member(key, key, info, unasked=not key or info.dtype.kind == "f", reserved=self._reserved(document, where))
+            return Member(key, key, info, unasked=not key or bool(floating), reserved=self._reserved(document, where))
         except LeakyError as error:
-            # It matters only if it is chosen; and what has no leaky ReLU is chosen by name only.
-            return Member(key, key, None, error, not key or not isinstance(error, UnsupportedError), outline=outline)
+            # It matters only if it is transformed. Of what type it is may be unclear; floats are, and what has no leaky ReLU is not.
+            return Member(key, key, None, error, not key or floating is not False, outline=outline)
 
     def _reserved(self, document: ArrayDocument, where: str) -> LeakyError | None:
         """Why the array is not transformed unless it is named by its own path; None for most."""
@@ -232,6 +257,19 @@ class ZarrSource:
             f"{where}: has {' and '.join(packing)}, so that its stored numbers are not its values; leave it out with --skip, or name it by "
             "its own path to transform the numbers"
         )
+
+
+def _digest(nodes: Iterable[Node]) -> str:
+    """Of all documents of some nodes."""
+    digest = hashlib.blake2b(digest_size=16)
+    for node in nodes:
+        for name, text in node.texts.items():
+            digest.update(f"{node.path}/{name}\0{len(text)}\0".encode("utf-8", "surrogateescape") + text)
+    return digest.hexdigest()
+
+
+def _has(count: int) -> str:
+    return "has" if count == 1 else "have"
 
 
 class ZarrReader:
@@ -249,7 +287,10 @@ class ZarrReader:
         self._grid = Grid(document.shape, document.unit)
         try:
             # Plain files are looked at before: not all who read those ask the store for them.
-            self._store = tree.store() if tree.files else Watched(tree.store(), self._look)
+            store = tree.store()
+            if (canonical := document.canonical) is not None:
+                store = Overlaid(store, f"{key}/zarr.json" if key else "zarr.json", json.dumps(canonical).encode())
+            self._store = store if tree.files else Watched(store, self._look)
             self._array = engine.OpenArray(self._store, key, document, tree.files)
             self.pipeline = self._array.pipeline
             self._inspector = Inspector(document)
@@ -263,9 +304,6 @@ class ZarrReader:
             return found
         text = shown(" ".join(str(error).split()))[:200] or type(error).__name__
         return CorruptError(f"{self._tree.where(self._key)}: cannot be opened: {text}")
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._tree, self._key, self.info, self._document, self._stored)
 
     def fetch(self, region: Box, buffer: Array) -> None:
         raise NotImplementedError("boxes are read as they are needed")
@@ -391,32 +429,3 @@ class PlainReader(ZarrReader):
             raise engine.explained(error, self._tree.where(key), "cannot read") from None
         if whole is not x:
             x[...] = whole[selection]
-
-
-def _parsed(text: bytes, where: str) -> dict[str, Any]:
-    """A metadata document. Raises CorruptError where it is no JSON object."""
-    try:
-        if len(text) > _LONGEST_DOCUMENT:
-            raise CorruptError(f"{where}: has {len(text)} bytes; a metadata document of more than {_LONGEST_DOCUMENT} is not read")
-        fields = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, LeakyError):
-            raise
-        raise CorruptError(f"{where}: is no JSON: {shown(str(error)) or type(error).__name__}") from None
-    if not isinstance(fields, dict):
-        raise CorruptError(f"{where}: is no JSON object")
-    if text.count(b"[") + text.count(b"{") > _DEEPEST and _deeper(fields, _DEEPEST):
-        raise CorruptError(f"{where}: is nested in more than {_DEEPEST} levels")
-    return fields
-
-
-def _deeper(value: Any, most: int) -> bool:
-    """Whether a JSON value has more levels than `most`: level by level, as what goes down by calls ends at some hundreds."""
-    level = [value]
-    for _ in range(most):
-        level = [
-            inner for each in level for inner in (each.values() if isinstance(each, dict) else each) if isinstance(inner, (dict, list))
-        ]
-        if not level:
-            return False
-    return True

@@ -33,9 +33,6 @@ class RemoteStore(FsspecStore):
         self.path = remote.path("").removesuffix(remote.query)
         self._remote = remote
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._remote, self.read_only)
-
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RemoteStore) and other._remote is self._remote and other.read_only == self.read_only
 
@@ -47,7 +44,7 @@ class RemoteStore(FsspecStore):
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         if self._remote.held is not None and (data := self._remote.held.get(key)) is not None:
             return prototype.buffer.from_bytes(data)
-        asked = key + self._remote.query
+        asked = self._remote.name(key) + self._remote.query
         return _part(
             await self._remote.elsewhere(
                 self._remote.persist(lambda: super(RemoteStore, self).get(asked, prototype, byte_range), key, "cannot read")
@@ -94,6 +91,22 @@ def _part(found: Buffer | None, asked: ByteRequest | None) -> Buffer | None:
         return found
     # A copy: zarr collects the parts for a whole region, and each would hold all of its shard.
     return type(found).from_bytes(found[start:stop].to_bytes())
+
+
+class Overlaid(WrapperStore[Store]):
+    """A store, to be read only, with another text under one key."""
+
+    def __init__(self, store: Store, key: str, text: bytes) -> None:
+        super().__init__(store)
+        self._key, self._text = key, text
+
+    def _with_store(self, store: Store) -> Overlaid:
+        return type(self)(store, self._key, self._text)
+
+    async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
+        if key == self._key and byte_range is None:
+            return prototype.buffer.from_bytes(self._text)
+        return await super().get(key, prototype, byte_range)
 
 
 class Watched(WrapperStore[Store]):

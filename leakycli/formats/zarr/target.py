@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numcodecs
@@ -22,16 +21,18 @@ import zarr.codecs
 from leakycli import stopping
 from leakycli._version import __version__
 from leakycli.errors import LeakyError, LossError, SourceChangedError, UnsupportedError, UsageError, shown
-from leakycli.formats.base import METADATA, Array, ArrayInfo, Begun, Chunking, Layout, Member, Source, sync_path
-from leakycli.formats.zarr import conventions, engine, metadata
-from leakycli.formats.zarr.metadata import ArrayDocument
+from leakycli.formats.base import METADATA, Array, ArrayInfo, Begun, Chunking, Layout, Member, Source
+from leakycli.formats.zarr import consolidated, engine, masks, metadata, result, translate
+from leakycli.formats.zarr.hierarchy import Node
+from leakycli.formats.zarr.metadata import ArrayDocument, Document
 from leakycli.formats.zarr.place import FolderPlace, Place, UrlPlace
 from leakycli.formats.zarr.source import ZarrSource
 from leakycli.formats.zipfile import pack
-from leakycli.function.kernel import NanError
 from leakycli.function.rule import Rule
+from leakycli.function.stats import NanError
 from leakycli.regions import Box, Grid, Index
 from leakycli.stores.remote import Remote
+from leakycli.system import sync_path
 
 #: Bytes of a chunk of a new array, about.
 _CHUNK_BYTES = 4 << 20
@@ -50,9 +51,11 @@ def mirrors(layout: Layout, source: Source) -> bool:
 def result_array(array: ArrayInfo, dtype: np.dtype[Any], layout: Layout, source: Source, member: Member) -> ArrayInfo:
     """`array` as it will be in a Zarr hierarchy, with values of `dtype`. Raises UsageError where the layout does not suit its shape."""
     had = array.chunking
-    if mirrors(layout, source):
-        return ArrayInfo(array.name, array.shape, dtype, False, had)
     name = f"array {shown(array.name)}: " if array.name else ""
+    if mirrors(layout, source):
+        if had is not None and (problem := metadata.too_large(had.codecs, had.chunks, dtype)) is not None:
+            raise UnsupportedError(f"{name}{problem}; choose smaller chunks (--chunks) or another compressor (--compressor)")
+        return ArrayInfo(array.name, array.shape, dtype, False, had)
     for given, option in ((layout.chunks, "--chunks"), (layout.shards, "--shards")):
         if given is not None and len(given) != len(array.shape):
             raise UsageError(f"{name}{option} has {len(given)} lengths, the array {len(array.shape)} dimensions {array.shape}")
@@ -67,8 +70,25 @@ def result_array(array: ArrayInfo, dtype: np.dtype[Any], layout: Layout, source:
     if layout.compressor is None and had is not None and (had.codecs == "none" or _compressors(had.codecs, 3, quiet=True) is not None):
         compressor = had.codecs
     _compressors(compressor, 3)
+    if (problem := metadata.too_large(compressor, chunks, dtype)) is not None:
+        raise UsageError(f"{name}{problem}; choose smaller chunks (--chunks) or another compressor (--compressor)")
     chunking = Chunking(chunks, shards, compressor, had.fill if had else None, plain=compressor == "none" and shards is None)
     return ArrayInfo(array.name, array.shape, dtype.newbyteorder("="), False, chunking)
+
+
+def carries(layout: Layout, source: Source, member: Member) -> bool:
+    """Whether an array that is not transformed is read and written as an array: into another version of Zarr.
+
+    Raises UsageError where that cannot be.
+    """
+    if not isinstance(source, ZarrSource) or layout.zarr_format is None:
+        return False
+    node = source.nodes[member.key]
+    if not node.is_array or node.zarr_format == layout.zarr_format:
+        return False
+    if member.array is None:
+        translate.check_array((source.tree.store(), source.key(member), node), layout.zarr_format)
+    return member.array is not None
 
 
 def default_chunks(shape: Index, itemsize: int) -> Index:
@@ -139,9 +159,8 @@ class ZarrTarget:
         """begun: by an earlier run, which left it there. flush: see `ensure`."""
         self._layout, self._begun, self._flush = layout, begun, flush
         self.warnings: list[str] = []
-        self._groups: set[str] = set()
-        self._arrays: set[str] = set()
-        self._changed: dict[str, dict[str, Any]] = {}
+        self._nodes: set[str] = set()
+        self._consolidated: dict[str, dict[str, Any]] = {}
         self._archive: str | None = None
         self._place: Place
         if isinstance(path, Remote):
@@ -149,9 +168,6 @@ class ZarrTarget:
             return
         if packed:
             self._archive = path
-            if begun:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(path)
         self._place = FolderPlace(f"{path}.folder" if packed else path, begun, flush)
 
     def writer(self, info: ArrayInfo, source: Source, member: Member, rule: Rule | None = None, begun: Begun | None = None) -> ZarrWriter:
@@ -159,77 +175,107 @@ class ZarrTarget:
         key = member.name if source.format != "npy" else ""
         if (key or source.format == "npz") and not _may_be_key(key):
             raise UnsupportedError(f"array {shown(key)}: this name cannot be one in a Zarr hierarchy")
-        fill = _result_fill(info, rule, source, member)
         mirror = mirrors(self._layout, source)
-        attributes = dict(source.documents[member.key].attributes) if isinstance(source, ZarrSource) else {}
-        if rule is not None:
-            said: tuple[str, ...] = ()
-            if isinstance(source, ZarrSource):
-                attributes, said = conventions.adapted_attributes(attributes, rule, _format_of(source, member))
-            self._warn(key, said)
-            attributes.pop("leakycli", None)
-            if self._layout.provenance:
-                attributes["leakycli"] = provenance(rule)
-        if mirror:
-            assert isinstance(source, ZarrSource)
-            self._mirror(source, member, info, fill, attributes)
+        if not mirror and begun is None and self._begun:
+            # Of an array that it has not told of.
+            self._place.clear(key)
+        if isinstance(source, ZarrSource):
+            documents = self._from_zarr(source, member, info, rule, mirror)
         else:
-            if source.format == "npz" or key:
-                self._ensure_groups(key, self._layout.zarr_format or _format_of(source, member))
-            if begun is None and self._begun:
-                # Of an array that it has not told of.
-                self._place.clear(key)
-            if begun is None or self._document_at(key) is None:
-                self._create(info, key, fill, attributes, source, member)
-        self._arrays.add(key)
+            documents = self._from_elsewhere(key, source, info, rule)
+        for name, fields in documents.items():
+            self._write_document(key, name, fields)
+        self._nodes.add(key)
         # Where it is not told what the source stores, all of it was read.
         write_empty = mirror and info.chunking.shards is None and isinstance(source, ZarrSource) and source.tree.listed
         document = self._document(key)
+        if isinstance(source, ZarrSource):
+            self._copy_strays(source, member, key, document)
         if isinstance(self._place, FolderPlace) and engine.is_plain(document, files=True) and document.dtype == info.dtype:
             return PlainWriter(self._place, key, info, document, write_empty)
         return ZarrWriter(self._place, key, info, document, write_empty)
 
-    def _warn(self, key: str, warnings: tuple[str, ...]) -> None:
+    def _warn(self, key: str, warnings: Iterable[str]) -> None:
         """Of the array under `key`."""
         self.warnings += [f"{f'array {shown(key)}: ' if key else ''}{warning}" for warning in warnings]
 
-    def _mirror(self, source: ZarrSource, member: Member, info: ArrayInfo, fill: np.generic | None, attributes: dict[str, Any]) -> None:
-        key = member.name
-        document, beside, said = metadata.adapt(source.documents[member.key], info.dtype, fill, attributes)
-        self._warn(key, said)
+    def _from_zarr(self, source: ZarrSource, member: Member, info: ArrayInfo, rule: Rule | None, mirror: bool) -> dict[str, Document]:
+        """The documents of an array that comes from a Zarr, by name."""
+        key, document, node = member.name, source.documents[member.key], source.nodes[member.key]
+        zarr_format = self._layout.zarr_format or document.zarr_format
+        fill, whole = _result_fill(info, rule, source, member), source.stored(member) is None
+        try:
+            said = result.said(document, rule, fill, zarr_format, whole)
+        except UsageError as error:
+            raise UsageError(f"array {shown(key)}: {error}") from None
+        self._warn(key, said.warnings)
+        attributes = said.attributes
+        if rule is not None:
+            attributes.pop("leakycli", None)
+            if self._layout.provenance:
+                attributes["leakycli"] = provenance(rule)
+        if not mirror:
+            return self._new(key, info, said.fill, attributes, zarr_format, said.names, document)
+        adapted, beside, warned = metadata.adapt(document, info.dtype, said.fill, attributes)
+        self._warn(key, warned)
         if beside is None:
-            self._changed[key] = {"zarr.json": document}
-        else:
-            self._changed[key] = {".zarray": document, ".zattrs": beside}
-        for name, fields in self._changed[key].items():
-            if name != ".zattrs" or fields or source.tree.holds(source.key(member, name)):
-                self._write_document(key, name, fields)
+            return {"zarr.json": adapted}
+        return {".zarray": adapted} | ({".zattrs": beside} if beside or ".zattrs" in node.texts else {})
 
-    def _create(
-        self, info: ArrayInfo, key: str, fill: np.generic | None, attributes: dict[str, Any], source: Source, member: Member
-    ) -> None:
+    def _from_elsewhere(self, key: str, source: Source, info: ArrayInfo, rule: Rule | None) -> dict[str, Document]:
+        """The documents of an array that comes from a `.npy` or `.npz`, by name; and those of the groups around it."""
+        zarr_format = self._layout.zarr_format or 3
+        if source.format == "npz" or key:
+            self._ensure_groups(key, zarr_format)
+        attributes = {"leakycli": provenance(rule)} if rule is not None and self._layout.provenance else {}
+        return self._new(key, info, None, attributes, zarr_format, None, None)
+
+    def _new(
+        self,
+        key: str,
+        info: ArrayInfo,
+        fill: np.generic | None,
+        attributes: Document,
+        zarr_format: int,
+        names: list[str | None] | None,
+        before: ArrayDocument | None,
+    ) -> dict[str, Document]:
+        """The documents of a new array, as zarr makes them. before: those of its source, of which the form of chunk keys is kept."""
         assert info.chunking is not None
-        zarr_format = self._layout.zarr_format or _format_of(source, member)
-        dimensions = source.documents[member.key].dimension_names if isinstance(source, ZarrSource) else None
-        if dimensions is not None and zarr_format == 2:
-            attributes.setdefault("_ARRAY_DIMENSIONS", list(dimensions))
+        keys: dict[str, Any] = {}
+        if before is not None and before.zarr_format == zarr_format:
+            keys["chunk_key_encoding"] = {
+                "name": "default" if before.prefix else "v2",
+                "separator": before.separator,
+            }
+        elif before is not None and zarr_format == 2:
+            keys["chunk_key_encoding"] = {"name": "v2", "separator": before.separator}
+        memory = zarr.storage.MemoryStore()
         with warnings.catch_warnings(), _creating(key):
             warnings.simplefilter("ignore")
             zarr.create_array(
-                self._place.store(),
-                name=key or None,
+                memory,
                 shape=info.shape,
                 dtype=info.dtype,
                 chunks=tuple(info.chunking.chunks),
                 shards=info.chunking.shards,
                 filters=(),
                 compressors=_compressors(info.chunking.codecs, zarr_format),
-                fill_value=fill if fill is not None else 0,
+                fill_value=0,
                 zarr_format=2 if zarr_format == 2 else 3,
-                attributes=attributes,
-                dimension_names=dimensions if zarr_format == 3 else None,
+                dimension_names=names if zarr_format == 3 else None,
                 order="C" if zarr_format == 2 else None,
+                **keys,
             )
+        name = "zarr.json" if zarr_format == 3 else ".zarray"
+        fields: Document = json.loads(memory._store_dict[name].to_bytes())
+        if fill is not None:
+            fields["fill_value"] = metadata.encode_fill(fill, zarr_format)
+        elif before is not None and zarr_format == 2:
+            fields["fill_value"] = None
+        if zarr_format == 3:
+            return {name: {**fields, "attributes": attributes}}
+        return {name: fields} | ({".zattrs": attributes} if attributes else {})
 
     def _ensure_groups(self, key: str, zarr_format: int) -> None:
         """Groups above the array `key`, where there are none yet."""
@@ -237,29 +283,72 @@ class ZarrTarget:
         for depth in range(len(parts) + 1):
             group = "/".join(parts[:depth])
             name = "zarr.json" if zarr_format == 3 else ".zgroup"
-            if group in self._arrays:
+            if group in self._nodes:
                 raise UnsupportedError(f"array {shown(key)}: cannot lie in the array {shown(group)}")
             if self._place.read(_under(group, name)) is None:
                 fields = {"zarr_format": zarr_format} | ({"node_type": "group", "attributes": {}} if zarr_format == 3 else {})
                 self._write_document(group, name, fields)
 
+    def _copy_strays(self, source: ZarrSource, member: Member, key: str, document: ArrayDocument) -> None:
+        """Copy the files in an array's folder that are no chunks of it, and say so."""
+        copied, left = [], []
+        for entry in source.strays(member):
+            name = source.below(member, entry.key)
+            if entry.problem is not None or document.chunk_index(name) is not None:
+                # It would be a chunk in the result's grid, or is a broken link.
+                left.append(name)
+            else:
+                copied.append(name)
+                self._copy_file(source, entry.key, _under(key, name))
+        for names, done in ((copied, "copied as they are"), (left, "left out")):
+            if names:
+                self._warn(key, [f"{len(names)} files in its folder are no chunks of it, as {shown(names[0])}; {done}"])
+
+    def _copy_file(self, source: ZarrSource, key: str, to: str) -> None:
+        stopping.check()
+        if not source.tree.holds(key):
+            raise SourceChangedError(f"{source.tree.where(key)}: was deleted while it was read; restore it and run again")
+        self._place.write_pieces(to, source.tree.pieces(key))
+
     def copy(self, source: Source, member: Member) -> None:
-        """Take over a group's documents, or an array with all its chunks, byte for byte."""
+        """Take over a group's documents and what is beside them, or an array with all its chunks, byte for byte.
+
+        Into another version of Zarr, documents are translated, and arrays written anew.
+        """
         assert isinstance(source, ZarrSource), "only a hierarchy has nodes to copy"
-        if (
-            self._layout.zarr_format is not None
-            and member.key in source.documents
-            and self._layout.zarr_format != _format_of(source, member)
-        ):
-            raise UsageError(f"array {shown(member.name)}: is copied as it is, and so stays in its Zarr format; leave --zarr-format out")
-        self._note_group(member)
-        under = source.key(member)
-        skip = len(under) + 1 if under else 0
+        self._note(source, member)
+        node, document = source.nodes[member.key], source.documents.get(member.key)
+        translated = self._translated(node)
+        if translated and node.is_array:
+            assert self._layout.zarr_format is not None
+            place = (source.tree.store(), source.key(member), node)
+            translate.copy_array(place, self._place.store(), member.key, self._layout.zarr_format)
+            self._place.wrote(entry.key for entry in self._place.walk(member.key) if not entry.folder)
+            return
+        self._write_translated(node)
+        strays: list[str] = []
         for entry in source.files(member):
-            stopping.check()
-            if (data := source.tree.read(entry.key)) is None:
-                raise SourceChangedError(f"{source.tree.where(entry.key)}: was deleted while it was read; restore it and run again")
-            self._place.write(_under(member.key, entry.key[skip:]), data)
+            name = source.below(member, entry.key)
+            if entry.problem is not None:
+                self._warn(member.key, [f"{shown(name)} was left out: it is neither a file nor a folder"])
+            elif not (translated and name in METADATA):
+                self._copy_file(source, entry.key, _under(member.key, name))
+                if document is not None and name not in METADATA and document.chunk_index(name) is None:
+                    strays.append(name)
+        if strays:
+            self._warn(member.key, [f"{len(strays)} files in its folder are no chunks of it, as {shown(strays[0])}; copied as they are"])
+
+    def _translated(self, node: Node) -> bool:
+        return self._layout.zarr_format not in (None, node.zarr_format)
+
+    def _write_translated(self, node: Node) -> None:
+        """The documents of a group that goes into another version of Zarr."""
+        if self._translated(node) and not node.is_array:
+            assert self._layout.zarr_format is not None
+            if lost := translate.lost_keys(node):
+                self.warnings.append(f"{node.where}: {', '.join(map(shown, lost))} has no place in Zarr format 2, and was left out")
+            for name, fields in translate.group_documents(node, self._layout.zarr_format).items():
+                self._write_document(node.path, name, fields)
 
     def state(self) -> Any:
         return None
@@ -269,15 +358,20 @@ class ZarrTarget:
             self.writer(info, source, member, rule, Begun(None)).close()
             return
         assert isinstance(source, ZarrSource)
-        self._note_group(member)
-        for name in METADATA:
+        self._note(source, member)
+        node = source.nodes[member.key]
+        self._write_translated(node)
+        for name, text in node.texts.items():
             # Those of a place that holds them back are lost with the run that wrote them.
-            if self._place.read(_under(member.key, name)) is None and (text := source.tree.read(source.key(member, name))) is not None:
+            if not self._translated(node) and name not in node.superseded and self._place.read(_under(member.key, name)) is None:
                 self._place.write(_under(member.key, name), text)
 
-    def _note_group(self, member: Member) -> None:
-        if member.array is None and member.problem is None:
-            self._groups.add(member.key)
+    def _note(self, source: ZarrSource, member: Member) -> None:
+        """Of a node that is copied: where it is, and whether its metadata are consolidated."""
+        self._nodes.add(member.key)
+        node = source.nodes[member.key]
+        if node.consolidated is not None:
+            self._consolidated[member.key] = {} if self._translated(node) else node.consolidated
 
     def ensure(self) -> None:
         self._place.ensure()
@@ -286,15 +380,8 @@ class ZarrTarget:
         """Complete the groups' documents, and pack; returns the size in bytes."""
         if self._begun:
             self._place.tidy()
-        for group in sorted(self._groups, reverse=True):
-            under = f"{group}/" if group else ""
-            changed = {key[len(under) :]: documents for key, documents in self._changed.items() if key.startswith(under)}
-            for name in ("zarr.json", ".zmetadata"):
-                if changed and (text := self._place.read(under + name)) is not None:
-                    fields = json.loads(text)
-                    updated = metadata.update_consolidated(fields, changed)
-                    if updated != fields:
-                        self._write_document(group, name, updated)
+        if self._consolidated:
+            self._consolidate()
         if self._archive is not None:
             size = pack(self._place.path, self._archive)
             if self._flush:
@@ -302,6 +389,27 @@ class ZarrTarget:
             return size
         files = (entry for entry in self._place.walk("") if not entry.folder)
         return sum(self._place.size(entry.key) if entry.size is None else entry.size for entry in files)
+
+    def _consolidate(self) -> None:
+        """Rebuild consolidated metadata from the documents that were written."""
+        documents: dict[str, dict[str, Document]] = {}
+        for key in self._nodes:
+            names = ("zarr.json", ".zgroup", ".zarray", ".zattrs")
+            texts = zip(names, self._place.read_all([_under(key, name) for name in names]), strict=True)
+            documents[key] = {name: json.loads(text) for name, text in texts if text is not None}
+        # Inner groups first: their documents are among the entries of those around.
+        for group in sorted(self._consolidated, key=lambda path: (-path.count("/"), not path, path)):
+            under, before = f"{group}/" if group else "", self._consolidated[group]
+            below = {key[len(under) :] if key != group else "": each for key, each in documents.items() if f"{key}/".startswith(under)}
+            if "zarr.json" in documents[group]:
+                had, name = documents[group]["zarr.json"], "zarr.json"
+                fields = documents[group][name] = consolidated.with_consolidated(had, below, before)
+            else:
+                had, name = json.loads(self._place.read(_under(group, ".zmetadata")) or b"{}"), ".zmetadata"
+                fields = consolidated.zmetadata(below, before)
+                fields = {**had, "metadata": fields["metadata"]} if "metadata" in had else fields
+            if json.dumps(fields) != json.dumps(had):
+                self._write_document(group, name, fields)
 
     def close(self) -> None:
         self._place.close()
@@ -344,15 +452,16 @@ def _creating(key: str) -> Iterator[None]:
         raise UnsupportedError(f"{f'array {shown(key)}: ' if key else ''}cannot be made in a Zarr hierarchy: {text}") from None
 
 
-def provenance(rule: Rule) -> dict[str, Any]:
-    """The attribute that says what was done to an array."""
-    return {
+def provenance(rule: Rule) -> str:
+    """The attribute that says what was done to an array: JSON as text, as netCDF has no attributes that are objects."""
+    done = {
         "version": __version__,
         "function": "leaky_relu",
         "alpha": rule.alpha,
         "dtype_before": rule.source.name,
         "dtype_after": rule.dtype.name,
-    } | ({} if rule.nan is None else {"nan": rule.nan})
+    }
+    return json.dumps(done | ({} if rule.nan is None else {"nan": rule.nan}))
 
 
 def _result_fill(info: ArrayInfo, rule: Rule | None, source: Source, member: Member) -> np.generic | None:
@@ -364,7 +473,9 @@ def _result_fill(info: ArrayInfo, rule: Rule | None, source: Source, member: Mem
     if fill is None or rule is None:
         return fill
     try:
-        return conventions.transformed(fill, rule)
+        if isinstance(source, ZarrSource):
+            return result.mask_of(source.documents[member.key], rule).result(fill)
+        return masks.transformed(fill, rule)
     except NanError:
         if source.stored(member) is not None:
             name = f"array {shown(member.name)}: " if member.name else ""
@@ -388,18 +499,30 @@ class ZarrWriter:
         self._grid = Grid(document.shape, document.unit)
         self._array = engine.OpenArray(place.store(), key, document, place.files, write_empty)
         self.pipeline = self._array.pipeline
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), self._parts
+        self._all: engine.OpenArray | None = None
 
     def write(self, region: Box, y: Array) -> Box:
         try:
-            self._array.at(sum(1 for _ in self._grid.units(region)))[region.slices or ...] = y
+            self._open_for(y).at(sum(1 for _ in self._grid.units(region)))[region.slices or ...] = y
         except Exception as error:
             where = self._place.where(self._chunk(next(iter(self._grid.units(region)))))
             found = engine.explained(error, where, "cannot write")
             raise found if isinstance(found, OSError) else UnsupportedError(f"cannot write {where}: {shown(str(error))[:200]}") from None
         return region
+
+    def _open_for(self, y: Array) -> engine.OpenArray:
+        """The array, to write `y`: with all chunks of a shard where some are of NaN with another payload than the fill value's."""
+        fill = self._document.fill_value
+        if self._document.shards is None or fill is None or fill == fill:
+            return self._array
+        bits = np.dtype(f"u{y.itemsize}")
+        native = np.ascontiguousarray(y, y.dtype.newbyteorder("="))
+        if not (np.isnan(native) & (native.view(bits) != np.asarray(fill, native.dtype).view(bits))).any():
+            return self._array
+        if self._all is None:
+            place, key, _, document, _ = self._parts
+            self._all = engine.OpenArray(place.store(), key, document, place.files, True)
+        return self._all
 
     def commit(self, payloads: list[Any]) -> None:
         self._place.wrote(self._chunk(number) for region in payloads for number in self._grid.units(region))

@@ -7,40 +7,48 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import io
-import json
 import os
 import stat
 import threading
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, BinaryIO, Protocol, cast
 
 from zarr.abc.store import Store
 from zarr.storage import LocalStore, ZipStore
 
-from leakycli.errors import CorruptError, StorageError, UnsupportedError, shown, storage_error
+from leakycli.errors import CorruptError, LeakyError, SourceChangedError, StorageError, shown, storage_error
+from leakycli.formats.base import file_identity
 from leakycli.formats.zarr.store import RemoteStore
 from leakycli.stores.remote import Remote
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """Something in a tree: a file, or a folder. size: its bytes where the listing tells; else that would cost a call for each chunk."""
+    """Something in a tree: a file, or a folder.
+
+    size: its bytes where the listing tells; else that would cost a call for each chunk.
+    problem: why it is neither, as a broken link or a pipe; whoever needs it raises that.
+    """
 
     key: str
     folder: bool
     size: int | None = None
+    problem: LeakyError | None = None
 
+
+#: Bytes of a file that are read at once where it is copied.
+_PIECE = 1 << 20
 
 #: Most links to folders on the way to a file.
 _MOST_LINKS = 2
 
 
 class Tree(Protocol):
-    """Where a hierarchy is kept; picklable."""
+    """Where a hierarchy is kept."""
 
     path: str
 
@@ -80,6 +88,10 @@ class Tree(Protocol):
 
     def open(self, key: str) -> BinaryIO:
         """The file under `key`, to be read here and there. Raises OSError, CorruptError."""
+        ...
+
+    def pieces(self, key: str) -> Iterator[bytes]:
+        """The bytes of the file under `key`, from front to back. Raises StorageError, CorruptError."""
         ...
 
     def identity(self) -> dict[str, Any]:
@@ -142,17 +154,26 @@ class FolderTree:
             with os.scandir(folder) as found:
                 for item in found:
                     inner = f"{key}/{item.name}" if key else item.name
-                    yield Entry(inner, self._is_folder(item, inner))
+                    yield self._entry(item, inner)
         except OSError as error:
             raise storage_error(error, error.filename or folder, "cannot read") from None
 
-    def _is_folder(self, item: os.DirEntry[str], key: str) -> bool:
-        """Whether it is a folder, and not a file. Raises OSError, CorruptError where it is neither, or a link to a folder around it."""
-        if item.is_file():
-            return False
-        if not item.is_dir():
+    def _entry(self, item: os.DirEntry[str], key: str) -> Entry:
+        try:
+            if item.is_file():
+                return Entry(key, False)
+            if item.is_dir():
+                return Entry(key, self._is_sound(item, key))
             os.stat(item.path)  # says what is wrong with a broken link
-            raise CorruptError(f"{self.where(key)}: is neither a file nor a folder")
+            problem: LeakyError = CorruptError(f"{self.where(key)}: is neither a file nor a folder")
+        except OSError as error:
+            if isinstance(error, LeakyError) or not item.is_symlink():
+                raise
+            problem = storage_error(error, item.path, "cannot read")
+        return Entry(key, False, problem=problem)
+
+    def _is_sound(self, item: os.DirEntry[str], key: str) -> bool:
+        """True for a folder. Raises OSError, CorruptError where it is a link to a folder around it."""
         if item.is_symlink():
             found, around, links = os.stat(item.path), key, 1
             while around:
@@ -177,6 +198,17 @@ class FolderTree:
     def open(self, key: str) -> BinaryIO:
         return cast("BinaryIO", open(os.path.join(self.path, key), "rb", buffering=0, opener=_at_once))
 
+    def pieces(self, key: str) -> Iterator[bytes]:
+        path = os.path.join(self.path, key)
+        try:
+            with open(path, "rb", buffering=0, opener=_at_once) as file:
+                while data := file.read(_PIECE):
+                    yield data
+        except FileNotFoundError:
+            raise SourceChangedError(f"{self.where(key)}: was deleted while it was read; restore it and run again") from None
+        except OSError as error:
+            raise storage_error(error, path, "cannot read") from None
+
     def identity(self) -> dict[str, Any]:
         return {}
 
@@ -185,6 +217,34 @@ class FolderTree:
 
     def close(self) -> None:
         pass
+
+
+def states_of(tree: Tree, keys: list[tuple[str, bool]]) -> str:
+    """A digest of the inode number, size and times of everything under some keys, in whatever order it is listed; "" where there are no
+    files of its own to look at. keys: each with whether all that is under it counts, or only the files directly there.
+
+    Folders count as well: one that was put in the place of another, and back, has another time of change.
+    """
+    if not isinstance(tree, FolderTree):
+        return ""
+    total = 0
+    for key, deep in keys:
+        total += _state(tree, key)
+        entries = tree.walk(key) if deep else (entry for entry in tree.children(key) if not entry.folder)
+        total += sum(_state(tree, entry.key) for entry in entries)
+    return f"{total % (1 << 64):016x}"
+
+
+def _state(tree: FolderTree, key: str) -> int:
+    try:
+        found = os.stat(os.path.join(tree.path, key))
+    except FileNotFoundError:
+        return 0
+    except OSError as error:
+        raise storage_error(error, os.path.join(tree.path, key), "cannot read") from None
+    size = 0 if stat.S_ISDIR(found.st_mode) else found.st_size
+    state = b"%d %d %d %d " % (found.st_ino, size, found.st_mtime_ns, found.st_ctime_ns) + os.fsencode(key)
+    return int.from_bytes(hashlib.blake2b(state, digest_size=8).digest(), "little")
 
 
 class ZipTree:
@@ -209,15 +269,18 @@ class ZipTree:
                     f"{shown(path)}: has a member of the name {shown(info.filename)[:200]}, which no key of a hierarchy can be"
                 )
         self._sizes = {info.filename: info.file_size for info in self._zip.infolist() if not info.is_dir()}
-        self._folders = {""}
+        self._folders: dict[str, set[str]] = {"": set()}
         for name in self._sizes:
-            while name := name.rpartition("/")[0]:
-                if name in self._folders:
+            while name:
+                folder = name.rpartition("/")[0]
+                known = folder in self._folders
+                self._folders.setdefault(folder, set()).add(name)
+                if known:
                     break
-                self._folders.add(name)
+                name = folder
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.path,)
+        if both := sorted(self._sizes.keys() & self._folders.keys()):
+            raise CorruptError(f"{shown(path)}: {shown(both[0])[:200]} is a file in it, and a folder of others")
 
     def where(self, key: str) -> str:
         return shown(f"{self.path}/{key}" if key else self.path)
@@ -229,23 +292,41 @@ class ZipTree:
             with self._reading:
                 return self._zip.read(key)
         except Exception as error:
-            # What zipfile and the decoders say of damage are errors of the system's class, too.
-            if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
-                raise storage_error(error, self.where(key), "cannot read") from None
-            raise CorruptError(f"{self.where(key)}: cannot be read: {shown(str(error)) or type(error).__name__}") from None
+            raise self._explained(error, key) from None
+
+    def _explained(self, error: Exception, key: str) -> LeakyError:
+        # What zipfile and the decoders say of damage are errors of the system's class, too.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            return storage_error(error, self.where(key), "cannot read")
+        return CorruptError(f"{self.where(key)}: cannot be read: {shown(str(error)) or type(error).__name__}")
+
+    def pieces(self, key: str) -> Iterator[bytes]:
+        try:
+            with self._reading:
+                file = self._zip.open(key)
+            with file:
+                while data := file.read(_PIECE):
+                    yield data
+        except GeneratorExit:
+            raise
+        except Exception as error:
+            raise self._explained(error, key) from None
 
     def read_all(self, keys: list[str]) -> list[bytes | None]:
         return [self.read(key) for key in keys]
 
     def children(self, key: str) -> list[Entry]:
-        under = f"{key}/" if key else ""
-        names = {name[len(under) :].partition("/")[0] for name in (*self._sizes, *self._folders) if name.startswith(under)} - {""}
-        return [Entry(under + name, under + name in self._folders) for name in sorted(names)]
+        return [Entry(name, name in self._folders) for name in sorted(self._folders.get(key, ()))]
 
     def walk(self, key: str) -> Iterator[Entry]:
-        under = f"{key}/" if key else ""
-        yield from (Entry(name, True) for name in sorted(self._folders) if name.startswith(under) and name != key)
-        yield from (Entry(name, False) for name in self._sizes if name.startswith(under))
+        pending = [key]
+        while pending:
+            for entry in self.children(pending.pop()):
+                if entry.folder:
+                    yield entry
+                    pending.append(entry.key)
+                if not entry.folder or entry.key in self._sizes:
+                    yield Entry(entry.key, False)
 
     def holds(self, key: str) -> bool:
         return key in self._sizes
@@ -261,7 +342,7 @@ class ZipTree:
             found = os.stat(self.path)
         except OSError as error:
             raise storage_error(error, self.path, "cannot read") from None
-        return {"bytes": found.st_size, "mtime_ns": found.st_mtime_ns, "inode": found.st_ino}
+        return file_identity(found)
 
     def store(self) -> Store:
         return ZipStore(self.path, mode="r")
@@ -271,15 +352,12 @@ class ZipTree:
 
 
 class UrlTree:
-    """What is behind a URL: objects of a store, or files of a web server, which has no listing: groups must be consolidated there."""
+    """What is behind a URL: objects of a store, or files of a web server, which has no listing."""
 
     files = False
 
     def __init__(self, remote: Remote) -> None:
         self.remote, self.path, self.listed = remote, remote.url, remote.listed
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.remote,)
 
     def where(self, key: str) -> str:
         return self.remote.where(key)
@@ -291,26 +369,7 @@ class UrlTree:
         return self.remote.read_all(keys)
 
     def children(self, key: str) -> list[Entry]:
-        if not self.listed:
-            return [Entry(name, True) for name in self._consolidated if name.rpartition("/")[0] == key and name]
         return [Entry(name, folder) for name, folder in self.remote.children(key)]
-
-    @cached_property
-    def _consolidated(self) -> list[str]:
-        """The nodes that the consolidated metadata of the root tell."""
-        nodes = None
-        with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            newer, older = (None if text is None else json.loads(text) for text in self.read_all(["zarr.json", ".zmetadata"]))
-            if newer is not None:
-                nodes = set(newer["consolidated_metadata"]["metadata"])
-            elif older is not None:
-                nodes = {name.rpartition("/")[0] for name in older["metadata"]}
-        if nodes is None:
-            raise UnsupportedError(
-                f"{self.where('')}: is a group without consolidated metadata, and a web server does not tell what is in it; "
-                "give the URL of an array"
-            )
-        return sorted(nodes)
 
     def walk(self, key: str) -> Iterator[Entry]:
         # Consoles and other tools mark what they show as folders by empty objects, whose names end so.
@@ -331,6 +390,12 @@ class UrlTree:
 
     def open(self, key: str) -> BinaryIO:
         return io.BytesIO(self.read(key) or b"")
+
+    def pieces(self, key: str) -> Iterator[bytes]:
+        with contextlib.closing(self.remote.stream(key)) as stream:
+            buffer = bytearray(_PIECE)
+            while count := stream.readinto(memoryview(buffer)):
+                yield bytes(buffer[:count])
 
     def identity(self) -> dict[str, Any]:
         return {}

@@ -353,7 +353,13 @@ def test_types_without_a_leaky_relu_are_refused_when_chosen_and_else_copied(
     for arguments in ({"only": ("odd",)}, {"only": ("*",)}):
         refused(source, UnsupportedError, str(document_of(source / "odd")), said, **arguments)
     refused(source / "odd", UnsupportedError, said)
-    leakycli.apply(str(source), str(tmp_path / "out.zarr"))
+    skip: tuple[str, ...] = ()
+    if "float" in str(data_type) and isinstance(data_type, str):
+        # It would be transformed if it could.
+        refused(source, UnsupportedError, str(document_of(source / "odd")), said, "--skip odd")
+        skip = ("odd",)
+    report = leakycli.apply(str(source), str(tmp_path / "out.zarr"), Options(skip=skip))
+    assert [(array.name, array.action) for array in report.arrays] == [("odd", "copied"), ("x", "transformed")]
     for path in (source / "odd").rglob("*"):
         if path.is_file():
             assert (tmp_path / "out.zarr" / path.relative_to(source)).read_bytes() == path.read_bytes()
@@ -484,7 +490,7 @@ def test_what_may_not_be_read(tmp_path: Path, name: str) -> None:
         (source / name).chmod(0o755)
 
 
-@pytest.mark.parametrize("to", ["in.zarr", "in.zarr/g", "in.zarr/g/again"])
+@pytest.mark.parametrize("to", ["in.zarr", "in.zarr/g"])
 def test_a_link_that_leads_back(tmp_path: Path, refused: Refused, to: str) -> None:
     source = tmp_path / "in.zarr"
     zarr.open_group(source, mode="w").create_group("g")

@@ -7,6 +7,7 @@ import contextlib
 import copy
 import functools
 import json
+import math
 import os
 import re
 import struct
@@ -26,9 +27,9 @@ from numpy.typing import NDArray
 
 import leakycli
 from leakycli import Options, leaky_relu
-from leakycli.errors import UnsupportedError
+from leakycli.errors import LossError, UnsupportedError
 from leakycli.formats.zarr import engine
-from leakycli.formats.zarr.conventions import adapted_attributes
+from leakycli.formats.zarr.masks import Mask, adapted_attributes
 from leakycli.function.rule import Rule
 from tests.formats.test_npy import defined
 
@@ -371,13 +372,7 @@ def test_a_document_changes_where_it_must_and_nowhere_else(name: str, tmp_path: 
     options = Options(**case.options)
     report = leakycli.apply(str(source), str(out), options)
     (array,) = report.arrays
-    provenance = {
-        "version": leakycli.__version__,
-        "function": "leaky_relu",
-        "alpha": options.alpha,
-        "dtype_before": array.dtype_before,
-        "dtype_after": array.dtype_after,
-    } | ({} if options.nan is None else {"nan": options.nan})
+    said = provenance(array.dtype_before, array.dtype_after, alpha=options.alpha, **({} if options.nan is None else {"nan": options.nan}))
     before, after = documents(source), documents(out)
     if case.document["zarr_format"] == 3:
         expected = {"zarr.json": patched(before["zarr.json"], case.changes)}
@@ -389,7 +384,7 @@ def test_a_document_changes_where_it_must_and_nowhere_else(name: str, tmp_path: 
         attributes = patched(before.get(".zattrs", {}), case.changed_attributes)
         expected[".zattrs"] = attributes
     if options.provenance:
-        attributes["leakycli"] = provenance
+        attributes["leakycli"] = said
     assert after.keys() == expected.keys()
     for key in expected:
         assert written(after[key]) == written(expected[key])
@@ -447,14 +442,10 @@ def test_an_extension_of_a_group_is_refused_by_name_unless_it_need_not_be_unders
 # Hierarchies.
 
 
-def provenance(before: str, after: str, **more: Any) -> Json:
-    return {
-        "version": leakycli.__version__,
-        "function": "leaky_relu",
-        "alpha": 0.2,
-        "dtype_before": before,
-        "dtype_after": after,
-    } | more
+def provenance(before: str, after: str, **more: Any) -> str:
+    """The attribute: JSON as text, so that netCDF has it."""
+    said = {"version": leakycli.__version__, "function": "leaky_relu", "alpha": 0.2, "dtype_before": before, "dtype_after": after}
+    return json.dumps(said | more)
 
 
 def hierarchy(path: Path, version: Any, **given: Any) -> None:
@@ -576,7 +567,7 @@ def test_a_dataset_of_xarrays_is_one_afterwards(version: Any, missing: float | N
             expected = xarray.apply_ufunc(leaky_relu, given[DATA], keep_attrs=True)
             del expected["t"].attrs["valid_range"]
             for name in DATA:
-                assert found[name].attrs.pop("leakycli")["alpha"] == 0.2
+                assert found[name].attrs.pop("leakycli").startswith('{"version": ')
                 xarray.testing.assert_identical(found[name].load(), expected[name].load())
                 ours, theirs = dict(found[name].encoding), dict(given[name].encoding)
                 fill = theirs.pop("_FillValue", None), ours.pop("_FillValue", None)
@@ -629,31 +620,95 @@ def in_base64(value: float) -> str:
 
 
 @pytest.mark.parametrize(
-    ("attributes", "rule", "expected", "warned"),
+    ("attributes", "rule", "expected", "said"),
     [
         ({"_FillValue": in_base64(np.nan)}, Rule.of("f4"), {"_FillValue": in_base64(np.nan)}, ""),
         ({"_FillValue": in_base64(1e20)}, Rule.of("f4"), {"_FillValue": in_base64(1e20)}, ""),
         ({"_FillValue": in_base64(-1.5)}, Rule.of("f4"), {"_FillValue": in_base64(F4)}, ""),
-        ({"_FillValue": in_base64(1e20)}, Rule.of("f4", dtype="float16"), {"_FillValue": in_base64(np.inf)}, "look missing"),
-        ({"_FillValue": in_base64(-20.0)}, Rule.of("f4", dtype="int32"), {"_FillValue": -4}, "look missing"),
+        # Others become the same value: the mark gets one that no element takes.
+        ({"_FillValue": in_base64(1e20)}, Rule.of("f4", dtype="float16"), {"_FillValue": in_base64(np.nan)}, "replaced"),
+        ({"_FillValue": in_base64(-2.0)}, Rule.of("f8", 0), {"_FillValue": in_base64(np.nan)}, "replaced"),
+        ({"_FillValue": in_base64(-2.0)}, Rule.of("f8", -1), {"_FillValue": in_base64(np.nan)}, "replaced"),
+        ({"_FillValue": 9999.0}, Rule.of("f8", -1), {"_FillValue": "NaN"}, "replaced"),
+        ({"_FillValue": 9999.0}, Rule.of("f8", 1.0), {"_FillValue": 9999.0}, ""),
+        ({"_FillValue": 99999999}, Rule.of("i4"), {"_FillValue": in_base64(np.nan)}, "replaced"),
+        ({"_FillValue": -100}, Rule.of("i2", dtype="int32"), {"_FillValue": -(1 << 31)}, "replaced"),
+        ({"missing_value": 1e300}, Rule.of("f8", dtype="float32"), {"missing_value": "NaN"}, "replaced"),
+        # There is no such value: they are counted.
+        ({"_FillValue": in_base64(-20.0)}, Rule.of("f4", dtype="int32"), {"_FillValue": -4}, "counted"),
+        ({"_FillValue": in_base64(np.nan)}, Rule.of("f4", dtype="int32", nan=3), {"_FillValue": 3}, "counted"),
         ({"_FillValue": in_base64(np.nan)}, Rule.of("f4", dtype="int32"), {}, "dropped"),
-        ({"_FillValue": in_base64(np.nan)}, Rule.of("f4", dtype="int32", nan=3), {"_FillValue": 3}, "look missing"),
-        ({"_FillValue": in_base64(-2.0)}, Rule.of("f8", 0), {"_FillValue": in_base64(-0.0)}, "look missing"),
-        ({"_FillValue": in_base64(-2.0)}, Rule.of("f8", -1), {"_FillValue": in_base64(2.0)}, "look missing"),
         ({"_FillValue": -100}, Rule.of("i2"), {"_FillValue": in_base64(-20.0)}, ""),
         ({"_FillValue": 100}, Rule.of("i2", dtype="int32"), {"_FillValue": 100}, ""),
         ({"_FillValue": "NaN", "missing_value": float("inf")}, Rule.of("f4"), {"_FillValue": "NaN", "missing_value": float("inf")}, ""),
         ({"missing_value": [-1.5, 7, "none", None]}, Rule.of("f4"), {"missing_value": [F4, 7, "none", None]}, ""),
-        ({"missing_value": 1e300}, Rule.of("f8", dtype="float32"), {"missing_value": "Infinity"}, "look missing"),
         ({"missing_value": -9999}, Rule.of("u1"), {"missing_value": -9999}, ""),
         ({"valid_min": 0, "valid_max": 1, "actual_range": [0, 1], "units": "K"}, Rule.of("f4"), {"units": "K"}, "no longer true"),
+        # The types that NCZarr notes follow.
+        (
+            {"_FillValue": -7, "valid_min": 0, "_nczarr_attr": {"types": {"_FillValue": "<i4", "valid_min": "<i4", "units": ">S1"}}},
+            Rule.of("i4"),
+            {
+                "_FillValue": in_base64(float(np.float32(0.2) * np.float32(-7))),
+                "_nczarr_attr": {"types": {"_FillValue": "<f4", "units": ">S1"}},
+            },
+            "no longer true",
+        ),
+        (
+            {"_FillValue": 7.0, "_nczarr_attrs": {"attribute_types": [{"name": "_FillValue", "configuration": {"type": "float32"}}]}},
+            Rule.of("f4", dtype="float64"),
+            {"_FillValue": 7.0, "_nczarr_attrs": {"attribute_types": [{"name": "_FillValue", "configuration": {"type": "float64"}}]}},
+            "",
+        ),
     ],
 )
-def test_attributes_that_are_elements_become_what_elements_become(attributes: Json, rule: Rule, expected: Json, warned: str) -> None:
-    adapted, warnings = adapted_attributes(attributes, rule, 3)
+def test_attributes_that_are_elements_become_what_elements_become(attributes: Json, rule: Rule, expected: Json, said: str) -> None:
+    mask = Mask.of(attributes, None, rule)
+    adapted, warnings = adapted_attributes(attributes, mask, 3)
     assert written(adapted) == written(expected)
-    assert len(warnings) == bool(warned)
-    assert warned in "".join(warnings)
+    assert bool(mask.replaced) == (said == "replaced")
+    assert bool(mask.counted) == (said == "counted")
+    assert ([] if said in ("", "replaced", "counted") else [said]) == [said for warning in warnings if said in warning]
+
+
+@pytest.mark.parametrize(
+    ("values", "mark", "options", "masked"),
+    [
+        (np.r_[np.linspace(-1.001, -0.999, 99), 0.5].astype("f4"), -1.0, {"dtype": "float16"}, 0),
+        (np.array([-9999, 9999, 5, 7], "f8"), 9999.0, {"alpha": -1}, 0),
+        (np.array([99999998, 99999999, 5], "i4"), 99999999, {"only": ("f",)}, 0),
+        (np.array([-1, -2, 3, -2], "f4"), -2.0, {"alpha": 0}, 0),
+        (np.array([-19.9, -20.0, 3], "f4"), -20.0, {"dtype": "int32"}, 1),
+        (np.array([-1e-9, -0.0, 1e-9, 3], "f4"), 0.0, {"dtype": "float16"}, 2),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::zarr.errors.ZarrUserWarning")
+@pytest.mark.parametrize("version", [2, 3])
+def test_what_was_missing_is_missing_and_what_was_valid_is_valid(
+    version: Any, values: Array, mark: Any, options: Json, masked: int, tmp_path: Path
+) -> None:
+    source, out = str(tmp_path / "in.zarr"), str(tmp_path / "out.zarr")
+    xarray.Dataset({"f": ("x", values)}, attrs={"t": 1}).to_zarr(
+        source, zarr_format=version, encoding={"f": {"_FillValue": mark, "chunks": (2,)}}, consolidated=True
+    )
+    # Zero is what every writer of version 2 fills with, so that elements keep it; in version 3 it was asked for.
+    masked = 0 if version == 3 and mark == 0 else masked
+    report = leakycli.apply(source, out, Options(**options, verify=True))
+    assert report.losses.masked == masked
+    assert [warning for warning in report.warnings if "look missing" in warning] == (
+        [f"array f: {masked} valid elements have become the fill value, and look missing"] if masked else []
+    )
+    with xarray.open_zarr(source, chunks=None) as given, xarray.open_zarr(out, chunks=None) as found:
+        missing, after = given.f.isnull().values, found.f.isnull().values
+        assert missing.sum() == (values == mark).sum()
+        assert (after & ~missing).sum() == masked
+        assert not (missing & ~after).any()
+        expected = leaky_relu(values, **{name: value for name, value in options.items() if name != "only"})
+        np.testing.assert_array_equal(found.f.values[~after], expected[~after])
+    if masked:
+        with pytest.raises(LossError, match=f"{masked} valid elements? would look missing"):
+            leakycli.apply(source, str(tmp_path / "strict.zarr"), Options(**options, strict=True))
+        assert not (tmp_path / "strict.zarr").exists()
 
 
 def test_a_fill_value_without_an_integer_is_null_in_version_2(tmp_path: Path) -> None:
@@ -791,3 +846,30 @@ def test_of_a_million_chunks_in_shards_those_shards_that_are_stored_are_read_and
     assert (summary.count, summary.zero, summary.positive) == (16_000_000, 1, 9)
     rows = [by_tensorstore(store, slice(0, 40)) for store in (source, out)]
     np.testing.assert_array_equal(rows[1], defined(rows[0]))
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize(("dtype", "fill"), [("f4", -9999.0), ("f4", math.nan), ("f8", 1e20), ("i2", -1)])
+def test_missing_elements_are_transformed_and_counted_apart(tmp_path: Path, zarr_format: Any, dtype: str, fill: float) -> None:
+    rng = np.random.default_rng(3)
+    x = (100 * rng.standard_normal((50, 40))).astype(dtype)
+    x[x == np.array(fill, dtype)] = 0
+    gone = rng.random(x.shape) < 0.2
+    x[gone] = fill
+    array = zarr.create_array(str(tmp_path / "in.zarr"), shape=x.shape, dtype=dtype, chunks=(20, 20), zarr_format=zarr_format)
+    array[:] = x
+    array.attrs["missing_value"] = fill if math.isfinite(fill) else "NaN" if zarr_format == 2 else fill
+    report = leakycli.apply(str(tmp_path / "in.zarr"), str(tmp_path / "out.npy"), Options(dtype="float64")).arrays[0]
+    assert (report.before, report.after) != (None, None)
+    y = np.load(tmp_path / "out.npy")
+    assert np.array_equal(y, leakycli.leaky_relu(x, dtype="float64"), equal_nan=True)
+    for side, elements in ((report.before, x), (report.after, y)):
+        assert side is not None
+        present = elements[~gone].astype(float)
+        assert (side.count, side.missing) == (x.size, gone.sum())
+        assert side.negative + side.zero + side.positive + side.nan + side.missing == side.count
+        assert (side.positive, side.nan) == ((present > 0).sum(), 0)
+        assert (side.min, side.max) == (present.min(), present.max())
+        assert side.mean == pytest.approx(present.mean(), rel=1e-9)
+        assert side.std == pytest.approx(present.std(), rel=1e-9)
+        assert side.histogram.sampled == present.size

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leakycli.errors import CorruptError, UnsupportedError
+from leakycli.formats.zarr.consolidated import with_consolidated, zmetadata
 from leakycli.formats.zarr.metadata import (
     ArrayDocument,
     Document,
@@ -20,7 +21,6 @@ from leakycli.formats.zarr.metadata import (
     decode_fill,
     encode_fill,
     parse,
-    update_consolidated,
 )
 
 BYTES: Document = {"name": "bytes", "configuration": {"endian": "little"}}
@@ -371,36 +371,45 @@ def test_attributes_are_those_given() -> None:
 # Consolidated metadata.
 
 
-def test_consolidated_metadata_of_version_3_have_the_changed_documents_only() -> None:
-    inner = {"a": v3(), "g/b": v3(), "g": {"zarr_format": 3, "node_type": "group"}}
-    group = {
-        "zarr_format": 3,
-        "node_type": "group",
-        "attributes": {"x": 1},
-        "consolidated_metadata": {"kind": "inline", "must_understand": False, "metadata": inner},
+GROUP: Document = {"zarr_format": 3, "node_type": "group", "attributes": {"x": 1}}
+EMPTY: Document = {"kind": "inline", "must_understand": False, "metadata": {}}
+
+
+def test_consolidated_metadata_of_version_3_are_the_documents_of_what_is_there() -> None:
+    before = {"gone": v3(), "g": GROUP | {"consolidated_metadata": EMPTY}, "a": v3(), "g/b": v3()}
+    written: dict[str, dict[str, Document]] = {
+        "": {"zarr.json": GROUP},
+        "a": {"zarr.json": v3()},
+        "g": {"zarr.json": GROUP | {"consolidated_metadata": {**EMPTY, "metadata": {"b": v3()}}}},
+        "g/b": {"zarr.json": v3(data_type="float64")},
+        "new": {"zarr.json": GROUP},
+        "lost/c": {"zarr.json": v3()},
+        "old": {".zgroup": {"zarr_format": 2}},
     }
-    before, new = copy.deepcopy(group), v3(data_type="float64")
-    updated = update_consolidated(group, {"g/b": {"zarr.json": new}, "not there": {"zarr.json": new}})
-    assert group == before
-    assert changed(before, updated) == {"consolidated_metadata"}
-    assert updated["consolidated_metadata"]["metadata"] == inner | {"g/b": new}
+    found = with_consolidated(GROUP | {"consolidated_metadata": {**EMPTY, "more": 1, "metadata": before}}, written, before)
+    expected = {"g": before["g"], "a": v3(), "g/b": v3(data_type="float64"), "new": GROUP | {"consolidated_metadata": EMPTY}}
+    assert found == GROUP | {"consolidated_metadata": {**EMPTY, "more": 1, "metadata": expected}}
+    # The source's order; what is below a folder without a document, or of the other version, readers do not find there.
+    assert list(found["consolidated_metadata"]["metadata"]) == list(expected)
 
 
-def test_consolidated_metadata_of_version_2_have_the_changed_documents_only() -> None:
-    inner: Document = {".zgroup": {"zarr_format": 2}, "a/.zarray": v2(), "a/.zattrs": {"u": 1}, "b/.zarray": v2(), ".zattrs": {}}
-    group = {"zarr_consolidated_format": 1, "metadata": inner}
+def test_consolidated_metadata_of_version_2_are_the_documents_of_what_is_there() -> None:
+    before: Document = {"b/.zattrs": {}, ".zgroup": {"zarr_format": 2}, "a/.zarray": v2(), "gone/.zarray": v2(), "torn/.zattrs": {"u": 1}}
     new = v2(dtype="<f8")
-    updated = update_consolidated(
-        group, {"a": {".zarray": new, ".zattrs": {"u": 2}}, "b": {".zarray": new, ".zattrs": {}}, "c": {".zarray": new, ".zattrs": {}}}
-    )
-    assert updated["metadata"] == inner | {"a/.zarray": new, "a/.zattrs": {"u": 2}, "b/.zarray": new}
-    updated = update_consolidated(group, {"b": {".zarray": new, ".zattrs": {"leakycli": 1}}})
-    assert updated["metadata"] == inner | {"b/.zarray": new, "b/.zattrs": {"leakycli": 1}}
-
-
-@pytest.mark.parametrize(
-    "group",
-    [{}, {"consolidated_metadata": None}, {"consolidated_metadata": []}, {"consolidated_metadata": {"metadata": 5}}, {"metadata": []}],
-)
-def test_what_has_no_consolidated_metadata_stays(group: Document) -> None:
-    assert update_consolidated(group, {"a": {"zarr.json": v3()}}) == group
+    written: dict[str, dict[str, Document]] = {
+        "": {".zgroup": {"zarr_format": 2}, ".zattrs": {"t": 1}},
+        "a": {".zarray": new, ".zattrs": {"u": 2}},
+        "b": {".zarray": new},
+        "torn": {".zattrs": {"u": 1}},
+    }
+    assert zmetadata(written, before) == {
+        "zarr_consolidated_format": 1,
+        "metadata": {
+            "b/.zattrs": {},
+            ".zgroup": {"zarr_format": 2},
+            "a/.zarray": new,
+            ".zattrs": {"t": 1},
+            "a/.zattrs": {"u": 2},
+            "b/.zarray": new,
+        },
+    }
