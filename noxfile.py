@@ -19,7 +19,7 @@ import nox
 nox.needs_version = ">=2024.10"
 nox.options.default_venv_backend = "venv"
 nox.options.error_on_missing_interpreters = False
-nox.options.sessions = ["lint", "types", "tests", "tests_numpy_kernel", "remote", "docs", "package", "bench_quick"]
+nox.options.sessions = ["lint", "types", "tests", "kernels", "sanitize", "remote", "docs", "package", "bench_quick"]
 
 PYTHONS = nox.project.python_versions(nox.project.load_toml("pyproject.toml"))
 PYTEST = ("python", "-m", "pytest", "-q", "-n", "auto")
@@ -49,11 +49,27 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
-def tests_numpy_kernel(session: nox.Session) -> None:
-    """The tests of what is computed, with numpy's kernel in place of the compiled one."""
+def kernels(session: nox.Session) -> None:
+    """The tests of what is computed, with numpy's kernel, then with each compiled copy that this processor can run but does not choose."""
     session.install(".[test]")
-    paths = session.posargs or ("tests/function", "tests/engine", "tests/report", "tests/formats/test_npy.py")
+    paths = session.posargs or (
+        "tests/function",
+        "tests/engine",
+        "tests/report",
+        "tests/formats/test_npy.py",
+        "tests/promises/test_resume.py",
+    )
     session.run(*PYTEST, *paths, env={"LEAKYCLI_KERNEL": "reference"})
+    listed = "from leakycli.function import compiled; print(*compiled.COPIES[:-1])"
+    for copy in str(session.run("python", "-c", listed, silent=True)).split():
+        session.run(*PYTEST, "tests/report", "tests/formats/test_npy.py", env={"LEAKYCLI_KERNEL": copy})
+
+
+@nox.session
+def sanitize(session: nox.Session) -> None:
+    """The kernel's tests with the compiler's address and undefined-behaviour sanitizers."""
+    session.install(".[test]")
+    session.run("bash", ".ci/sanitize", str(Path(session.bin) / "python"), external=True)
 
 
 @nox.session
