@@ -19,9 +19,10 @@ import nox
 nox.needs_version = ">=2024.10"
 nox.options.default_venv_backend = "venv"
 nox.options.error_on_missing_interpreters = False
-nox.options.sessions = ["lint", "types", "tests", "kernels", "sanitize", "remote", "docs", "package", "bench_quick"]
+nox.options.sessions = ["lint", "types", "tests", "kernels", "sanitize", "remote", "docs", "package", "no_compiler", "bench_quick"]
 
 PYTHONS = nox.project.python_versions(nox.project.load_toml("pyproject.toml"))
+KERNEL = "from leakycli.function.kernel import NAME; print(NAME);"
 PYTEST = ("python", "-m", "pytest", "-q", "-n", "auto")
 
 
@@ -120,9 +121,36 @@ def package(session: nox.Session) -> None:
     session.install(f"{wheel}[test]")
     session.chdir(source)
     session.run("leakycli", "--version")
-    session.run("leakycli", "apply", "--quiet", "sample_data/digits_dense.npy", str(folder / "out.npy"))
-    session.run("leakycli", "verify", "sample_data/digits_dense.npy", str(folder / "out.npy"))
+    if os.environ.get("LEAKYCLI_REQUIRE_KERNEL") == "1":
+        if "-abi3-" not in wheel.name:
+            session.error(f"{wheel.name} is not for all versions of Python")
+        session.run("python", "-c", f"{KERNEL} assert NAME != 'reference'")
+        (library,) = Path(session.virtualenv.location).rglob("_kernel.abi3.so")
+        symbols = str(session.run("nm", "-D", "--defined-only", str(library), silent=True, external=True)).split()[2::3]
+        if set(symbols) - {"_init", "_fini"} != {"PyInit__kernel"}:
+            session.error(f"the kernel offers more to the linker than its entry: {symbols}")
+    main_job(session, folder)
     session.run(*PYTEST, "tests/cli/test_cli.py", "tests/function", "tests/formats/test_npy.py", *session.posargs)
+
+
+@nox.session
+def no_compiler(session: nox.Session) -> None:
+    """Without a compiler the package installs all the same, and computes with numpy."""
+    folder = Path(session.create_tmp()).resolve()
+    programs = folder / "programs"
+    programs.mkdir(exist_ok=True)
+    (programs / "sh").unlink(missing_ok=True)
+    (programs / "sh").symlink_to(shutil.which("sh") or "/bin/sh")
+    session.run("python", "-m", "pip", "install", "-q", ".", env={"PATH": str(programs), "LEAKYCLI_REQUIRE_KERNEL": ""})
+    session.run("python", "-c", f"{KERNEL} assert NAME == 'reference'")
+    main_job(session, folder)
+
+
+def main_job(session: nox.Session, folder: Path) -> None:
+    """The README's main job, and a check of its result."""
+    source, dest = "sample_data/digits_dense.npy", str(folder / "out.npy")
+    session.run("leakycli", "apply", "--quiet", "--overwrite", source, dest)
+    session.run("leakycli", "verify", source, dest)
 
 
 @nox.session
