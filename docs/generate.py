@@ -36,7 +36,7 @@ VARIABLES = {
     "AWS_*, HTTPS_PROXY": "Access to what is behind URLs: see the page on URLs.",
     "LEAKYCLI_KERNEL": "Which kernel computes: `reference` (numpy), or one of the compiled ones (`baseline`, `avx2`, `avx512`). "
     "By default the best that the processor has. All give the same bits.",
-    "LEAKYCLI_REQUIRE_KERNEL": "`1` while the package is built: a kernel that does not compile is an error. Otherwise numpy's takes its place.",
+    "LEAKYCLI_REQUIRE_KERNEL": "`1` while the package is built: no compiled kernel is an error. Otherwise numpy's takes its place.",
     "_LEAKYCLI_COMPLETE": "Set by the completion scripts only. `bash_source`, `zsh_source`, `fish_source` print them.",
 }
 
