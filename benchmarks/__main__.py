@@ -31,6 +31,8 @@ from benchmarks import growth, page
 from benchmarks.cases import Case, Peer, cases
 from benchmarks.measure import alone, peak, remove, timed
 
+ROOT = Path(__file__).resolve().parents[1]
+
 PACKAGES = ("leakycli", "numpy", "zarr", "zarrs", "isal", "tensorstore", "dask", "torch")
 
 
@@ -44,8 +46,11 @@ def main() -> int:
     parser.add_argument("--most", type=int, default=16384, help="MiB of the largest .npy in the rows on growth")
     parser.add_argument("--chunks", type=int, default=1_000_000, help="most chunks there")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was measured")
+    parser.add_argument("--note", help="a sentence that the pages say of this run")
     parser.add_argument("--from", dest="given", type=Path, nargs="+", metavar="FILE", help="measure nothing, take these")
-    parser.add_argument("--write", type=Path, metavar="FOLDER", help="write performance.md and its plots")
+    parser.add_argument(
+        "--write", type=Path, metavar="FOLDER", help="write the pages on speed and their pictures; for docs, also the figures of the README"
+    )
     given = parser.parse_args()
     if given.given:
         results = joined([json.loads(path.read_text()) for path in given.given])
@@ -55,13 +60,12 @@ def main() -> int:
             results = [measured(folder, given)]
         finally:
             shutil.rmtree(folder)
+        if given.note:
+            results[0]["note"] = given.note
         if given.json:
             given.json.write_text(json.dumps(results[0], indent=1) + "\n")
     if given.write:
-        (given.write / "performance.md").write_text(page.text(results))
-        for result in results:
-            if result["growth"]:
-                (given.write / f"performance-{result['versions']['Python']}.svg").write_text(page.plot(result["growth"]))
+        page.write(results, given.write, ROOT / "README.md" if given.write.resolve() == ROOT / "docs" else None)
     return int(any(row["differs"] for result in results for row in result["rows"]))
 
 

@@ -1,35 +1,146 @@
-"""`docs/performance.md`, out of what was measured."""
+"""The pages on speed, out of what was measured: a short story, all tables, pictures, and the figures of the README."""
 
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 from typing import Any
 
-HEAD = """# Performance
+NOTE = "Written by `python -m benchmarks --write docs`. Every number was measured by it, and nothing is edited by hand."
 
-Written by `python -m benchmarks --write docs`; every number on this page was measured by it, and nothing is edited by hand.
+STORY = """# Performance
 
-Whole processes, in turn with their peer, after one run each that does not count; medians, and the least and the largest ratio of a pair.
-The page cache is warm, the destination is removed before and after each run, nobody flushes to disk. The ratio is leakycli's time over
-the peer's: below 1 leakycli is faster. What leakycli does beside the peer's work: full statistics and histograms of input and output,
-a report, a journal, and a result that appears whole or not at all. Results are compared with the peer's, value by value.
-Floors do less: they copy, in one process, or take the source through the codecs and back on as many threads as there are processors,
-with nothing computed between. Memory is accepted
-where the measured peak keeps to the bound and to the projected one; the goal is that the projected is at most 15 % above the measured.
+{note}
 
-The scripts for TensorStore and Dask changed with the second edition. They send a request for each write unit, keep four in flight and
-compute in place, as a careful user would write them. Ratios to them on earlier pages are not comparable.
+On {machine}, {date}, Python {python}.{remark}
+
+Times are medians of whole processes, each in turn with its peer, from a warm page cache. Beside the peer's
+work leakycli also computes statistics and histograms of input and output, writes a report and a journal, and
+publishes the result in one step.
+
+![leakycli's time as a share of the other program's time](performance.svg)
+
+| work | leakycli | the other program | | peak memory |
+|---|---|---|---|---|
+{rows}
+
+{figures}
+
+## Where leakycli is slower
+
+{slower}
+
+## As the work grows
+
+{growth}
+
+## Measure it yourself
+
+```text
+pip install '.[bench]'
+python -m benchmarks --size 512 --runs 3
+```
+
+`python -m benchmarks --help` explains the options. The full run works on arrays of up to 16 GiB and takes long.
+Leave the machine alone meanwhile. Seconds differ between machines; ratios differ less.
+
+[All measurements](performance-tables.md) has each row with its spread, the limits that the project sets
+itself, and how it was measured.
+"""
+
+TABLES = """# All measurements
+
+{note} [Performance](performance.md) is the short version.
+
+- **Runs.** Whole processes, in turn with their peer, after one run each that does not count. Times are
+  medians. The spread is the least and the largest ratio of a pair.
+- **Conditions.** The page cache is warm. The destination is removed before and after each run. Nobody flushes
+  to disk. Results are compared with the peer's, value by value.
+- **Ratio.** leakycli's time divided by the peer's: below 1 leakycli is faster.
+- **Floors** do less than leakycli. They copy in one process, or take the source through the codecs and back
+  on as many threads as there are processors, and compute nothing.
+- **Memory** is accepted where the measured peak keeps to the bound and to the projected peak. The goal is a
+  projected peak at most 15 % above the measured one.
+- **Peers.** The scripts for TensorStore and Dask send a request for each write unit, keep four in flight and
+  compute in place, as a careful user would write them. They changed with the second edition, so ratios on
+  earlier pages are not comparable.
 
 """
 
 
-def text(results: list[dict[str, Any]]) -> str:
-    return HEAD + "\n".join(_section(result) for result in results)
+def newest(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """The result of the newest Python."""
+    return max(results, key=lambda result: [int(part) for part in result["versions"]["Python"].split(".")])
+
+
+def story(results: list[dict[str, Any]]) -> str:
+    """The short page, from the result of the newest Python."""
+    result = newest(results)
+    rows = [row for row in result["rows"] if not row["floor"]]
+    slower = [row for row in rows if row["ratio"] > 1]
+    lines = [f"- {row['name']}: {compared(row['ratio'])} of {row['peer']}." for row in slower]
+    grown = next((found["versions"]["Python"] for found in (result, *results) if found["growth"]), None)
+    picture = f"Both axes are logarithmic (Python {grown}).\n\n![seconds by amount of work](performance-{grown}.svg)"
+    return STORY.format(
+        note=NOTE,
+        machine=result["machine"],
+        date=result["date"],
+        python=result["versions"]["Python"],
+        remark=f" {result['note']}" if result.get("note") else "",
+        rows="\n".join(
+            f"| {row['name']} | {row['seconds']:.2f} s | {row['peer']}: {row['peer_seconds']:.2f} s | {compared(row['ratio'])} | "
+            f"{_mib(row['memory'])}, {row['peer']} {_mib(row['peer_memory'])} |"
+            for row in rows
+        ),
+        figures="\n".join(figures(results)),
+        slower="\n".join(lines) or "In no row.",
+        growth=picture if grown else "Not measured.",
+    )
+
+
+def compared(ratio: float) -> str:
+    """In words: "8.3 x faster", or "1.31 x the time"."""
+    return f"{1 / ratio:.1f} x faster" if ratio < 0.95 else f"{ratio:.2f} x the time"
+
+
+def figures(results: list[dict[str, Any]]) -> list[str]:
+    """The two lines that the README takes over; none where their rows were not measured."""
+    result = newest(results)
+    rows = {(row["name"], row["peer"]): row for row in result["rows"]}
+    copy, script = rows.get(("npy float32", "cp")), rows.get(("npy float32", "numpy script"))
+    size = re.search(r"--size (\d+)", result["command"])
+    if copy is None or script is None or size is None:
+        return []
+    return [
+        f"- **Speed**: a float32 `.npy` of {int(size[1]) / 1024:g} GiB takes {copy['seconds']:.1f} s, where `cp` takes "
+        f"{copy['peer_seconds']:.1f} s and the usual numpy script {script['peer_seconds']:.1f} s.",
+        f"- **Memory**: {_mib(script['memory'])} at the peak, where the script needs {_mib(script['peer_memory'])}.",
+    ]
+
+
+def tables(results: list[dict[str, Any]]) -> str:
+    """The page with every row."""
+    return TABLES.format(note=NOTE) + "\n".join(_section(result) for result in results)
+
+
+def write(results: list[dict[str, Any]], folder: Path, readme: Path | None = None) -> None:
+    """Write the pages and pictures to `folder`, and the figures into `readme`, between its markers."""
+    (folder / "performance.md").write_text(story(results), encoding="utf-8")
+    (folder / "performance-tables.md").write_text(tables(results), encoding="utf-8")
+    (folder / "performance.svg").write_text(bars(newest(results)["rows"]), encoding="utf-8")
+    for result in results:
+        if result["growth"]:
+            (folder / f"performance-{result['versions']['Python']}.svg").write_text(plot(result["growth"]), encoding="utf-8")
+    if readme is not None and (lines := figures(results)):
+        text = readme.read_text(encoding="utf-8")
+        place = re.compile(r"(<!-- measured -->\n).*?(<!-- end -->)", re.DOTALL)
+        readme.write_text(place.sub(lambda found: found[1] + "\n".join([*lines, ""]) + found[2], text), encoding="utf-8")
 
 
 def _section(result: dict[str, Any]) -> str:
     lines = [f"## Python {result['versions']['Python']}", ""]
-    lines += [f"{result['date']}. {result['machine']}.", ""]
+    lines += [" ".join(filter(None, (f"{result['date']}. {result['machine']}.", result.get("note")))), ""]
     lines += [", ".join(f"{name} {version}" for name, version in result["versions"].items()) + ".", ""]
     lines += [f"`{result['command']}`", ""]
     lines += ["| work | against | leakycli | peer | ratio | spread | accepted | goal | | peak memory: leakycli, projected, peer | memory |"]
@@ -44,10 +155,6 @@ def _section(result: dict[str, Any]) -> str:
         )
     lines.append("")
     lines += [f"- {line}" for line in (*result["singles"], *mean(result["rows"]))]
-    if slower := [
-        f"{row['name']} ({row['ratio']:.2f} x the time of {row['peer']})" for row in result["rows"] if row["ratio"] > 1 and not row["floor"]
-    ]:
-        lines += ["", f"Slower than the peer: {', '.join(slower)}."]
     if result["growth"]:
         lines += [
             "",
@@ -124,4 +231,26 @@ def plot(growth: list[dict[str, Any]]) -> str:
         parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
         parts += [f'<circle cx="{px:.1f}" cy="{py:.1f}" r="3" fill="{colour}"/>' for px, py in places]
         parts.append(f'<text x="{70 + 145 * number}" y="362" fill="{colour}">{name}</text>')
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def bars(rows: list[dict[str, Any]]) -> str:
+    """A bar for each row but floors: leakycli's time as a share of the peer's, with a line where they are equal."""
+    shown = [row for row in rows if not row["floor"]]
+    step, left, width = 22, 250, 380
+    scale = width / max([1.1, *(row["ratio"] for row in shown)])
+    height = 40 + step * len(shown)
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="700" height="{height}" font-family="sans-serif" font-size="11">']
+    parts.append(f'<rect width="700" height="{height}" fill="#fff"/>')
+    for i, row in enumerate(shown):
+        y, length = 10 + step * i, row["ratio"] * scale
+        colour = "#1b6ca8" if row["ratio"] <= 1 else "#c0571f"
+        parts.append(f'<text x="{left - 8}" y="{y + 12}" text-anchor="end">{row["name"]}, against {row["peer"]}</text>')
+        parts.append(f'<rect x="{left}" y="{y}" width="{length:.1f}" height="16" fill="{colour}"/>')
+        parts.append(
+            f'<text x="{left + length + 5:.1f}" y="{y + 12}" stroke="#fff" stroke-width="3" paint-order="stroke">{row["ratio"]:.2f}</text>'
+        )
+    x, bottom = left + scale, 14 + step * len(shown)
+    parts.append(f'<path d="M{x:.1f} 4V{bottom}" stroke="#444" stroke-dasharray="3 3"/>')
+    parts.append(f'<text x="{x:.1f}" y="{bottom + 14}" text-anchor="middle">as long as the other</text>')
     return "\n".join([*parts, "</svg>", ""])

@@ -14,10 +14,11 @@ from typing import Any, NoReturn
 import click
 
 from leakycli._version import __version__
+from leakycli.cli.environment import PREFIX
 from leakycli.cli.signals import Interrupted, deliver_signals
 from leakycli.errors import LeakyError, visible
 
-_COMMANDS = ("apply", "info", "verify", "report")
+_COMMANDS = ("apply", "info", "verify", "report", "completion")
 
 
 class _Commands(click.Group):
@@ -32,10 +33,27 @@ class _Commands(click.Group):
         command: click.Command = importlib.import_module(f"leakycli.cli.{cmd_name}").command
         return command
 
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if self.get_command(ctx, args[0]) is None and not ctx.resilient_parsing:
+            raise click.UsageError(_no_such_command(args[0]), ctx)
+        return super().resolve_command(ctx, args)
+
+
+def _no_such_command(name: str) -> str:
+    """The message for a command that does not exist. Names a similar one; files in its place are told of `apply`."""
+    from difflib import get_close_matches
+
+    message = f"no such command: {name!r}"
+    if similar := get_close_matches(name.lower(), _COMMANDS, n=1):
+        return f"{message}; did you mean {similar[0]!r}?"
+    if os.path.exists(name):
+        return f"{message}; to transform a file, write 'leakycli apply SOURCE DEST'"
+    return f"{message}; the commands are {', '.join(_COMMANDS)}"
+
 
 @click.group(
     cls=_Commands,
-    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "LEAKYCLI", "max_content_width": 100},
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": PREFIX, "max_content_width": 100},
     epilog="Exit codes: 0 done; 1 input/output failed; 2 usage; 3 input corrupt or unsupported; 4 the cast lost something; "
     "5 verify found a difference; 6 some sources of a batch failed; 130, 143, 129 interrupted.",
 )
@@ -80,6 +98,10 @@ def _result(arguments: list[str]) -> int:
     """The exit code, whatever happens but for a signal; an error is one line on standard error."""
     state: dict[str, Any] = {"debug": "--debug" in arguments}
     try:
+        if instruction := os.environ.get("_LEAKYCLI_COMPLETE"):
+            from leakycli.cli.completion import respond
+
+            return respond(cli, instruction)
         # Not `cli.main`: that turns a closed pipe into exit code 1.
         with cli.make_context("leakycli", arguments or ["--help"], obj=state) as context:
             result = cli.invoke(context)

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from leakycli import stopping
+from leakycli.cli import completion
 from leakycli.cli import options as o
 from leakycli.cli.batch import Batch, Done, check_list, failure, read_list, write_list
+from leakycli.cli.environment import Command
 from leakycli.engine import events
-from leakycli.errors import BatchError, LeakyError, UsageError, let_go, redacted, storage_error, visible
+from leakycli.errors import BatchError, LeakyError, UsageError, let_go, redacted, shown, storage_error, visible
 from leakycli.stores.urls import is_url
 
 if TYPE_CHECKING:
@@ -27,9 +29,9 @@ if TYPE_CHECKING:
     from leakycli.report.model import Report
 
 
-@click.command("apply", short_help="Write the leaky ReLU of SOURCE to DEST.")
-@click.argument("sources", nargs=-1, metavar="SOURCE...")
-@click.argument("dest", metavar="DEST")
+@click.command("apply", cls=Command, short_help="Write the leaky ReLU of SOURCE to DEST.")
+@click.argument("sources", nargs=-1, metavar="SOURCE...", shell_complete=completion.files)
+@click.argument("dest", metavar="DEST", shell_complete=completion.files)
 @o.stacked(o.alpha, o.dtype, o.nan, o.strict, o.workers, o.memory, o.only, o.skip, o.to)
 @o.stacked(o.chunks, o.shards, o.compressor, o.zarr_format, o.no_provenance)
 @o.stacked(
@@ -51,15 +53,17 @@ if TYPE_CHECKING:
     o.debug,
 )
 def command(sources: tuple[str, ...], dest: str, **given: Any) -> int:
-    """Write the leaky ReLU of SOURCE to DEST, and a report beside it (DEST.report.json).
+    """Write the leaky ReLU of SOURCE to DEST, and a report to DEST.report.json.
 
-    SOURCE is a .npy or .npz file, a Zarr array or group (a folder, a .zarr.zip, or a node inside one), or '-' for a .npy from standard
-    input; DEST ends in .npy, .npz, .zarr or .zarr.zip, or is '-' for standard output. DEST is a folder for results when it ends in
-    '/', is an existing folder, or there are several sources: each result then keeps its source's name. With --recursive the folder DIR goes
-    to DEST/DIR, and DIR/ (or DIR/.) stands for what is in it, which goes to DEST itself.
+    SOURCE is a .npy or .npz file, a Zarr array or group (a folder, a .zarr.zip, or a node inside one), a URL, or '-' for a .npy from
+    standard input.
 
-    Arrays that --only or --skip leave out are copied as they are; so are those of a Zarr group that are not of floats, unless --only names
-    them. In a .npz integers are transformed as floats are, also where they are labels or indices: leave those out with --skip.
+    DEST ends in .npy, .npz, .zarr or .zarr.zip, or is '-' for standard output. It is a folder for results if it ends in '/', is an
+    existing folder, or there are several sources. Each result then keeps its source's name. With --recursive, the folder DIR goes to
+    DEST/DIR, and the contents of DIR/ (or DIR/.) go to DEST itself.
+
+    Arrays that --only or --skip leave out are copied as they are. So are arrays of a Zarr group that are not of floats, unless --only
+    names them. In a .npz, integers are transformed like floats, also labels and indices: leave those out with --skip.
 
     \b
       leakycli apply a.npy b.npy --alpha 0.1

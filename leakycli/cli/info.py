@@ -7,12 +7,14 @@ from json import dumps
 
 import click
 
+from leakycli.cli import completion
 from leakycli.cli import options as o
+from leakycli.cli.environment import Command
 from leakycli.errors import BatchError, LeakyError, UsageError, shown, visible
 
 
-@click.command("info", short_help="Show what arrays are in SOURCE.")
-@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...")
+@click.command("info", cls=Command, short_help="Show what arrays are in SOURCE.")
+@click.argument("sources", nargs=-1, required=True, metavar="SOURCE...", shell_complete=completion.files)
 @o.stacked(o.recursive_info, o.storage_option, o.json, o.debug)
 def command(sources: tuple[str, ...], recursive: bool, storage_options: tuple[str, ...], json: bool) -> None:
     """Show what arrays are in SOURCE: shape, dtype, memory order, sizes. No elements are read.

@@ -21,6 +21,8 @@ from typing import Any, TypeVar
 
 import click
 
+from leakycli.cli import completion
+
 F = TypeVar("F", bound=Callable[..., Any])
 Decorator = Callable[[F], F]
 
@@ -59,11 +61,15 @@ alpha = click.option(
     "--alpha", type=float, metavar="A", callback=_finite, default=0.2, show_default=True, help="Slope for x <= 0; any finite number."
 )
 dtype = click.option("--dtype", type=click.Choice(DTYPES), help="Type of the result. [default: that of floats, float32 for integers]")
-nan = click.option("--nan", type=int, metavar="N", help="What NaN becomes in an integer --dtype; without it NaN fails the run.")
+nan = click.option("--nan", type=int, metavar="N", help="Replace NaN by N in an integer --dtype; without it NaN fails the run.")
 strict = click.option("--strict", is_flag=True, help="Write nothing if a value overflows or is clipped in --dtype.")
-workers = click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Threads. [default: as many as may run at once]")
+workers = click.option("--workers", type=click.IntRange(min=1), metavar="N", help="Number of threads. [default: the number of processors]")
 memory = click.option(
-    "--memory", callback=_size, metavar="SIZE", help="Bound on peak memory, as in 256M. [default: 512M, or what it needs]"
+    "--memory",
+    callback=_size,
+    metavar="SIZE",
+    help="Limit on peak memory, as in 256M. [default: 512M, or what one chunk needs]",
+    shell_complete=completion.one_of("256M", "512M", "1G", "2G", "4G"),
 )
 overwrite = click.option(
     "--overwrite", is_flag=True, allow_from_autoenv=False, help="Replace DEST if it exists; the old one stays until the new is complete."
@@ -73,13 +79,15 @@ only = click.option(
     "--only",
     multiple=True,
     metavar="NAME",
-    help="Transform only the array of this name, or those that match it as a shell's pattern; may be repeated. Others are copied.",
+    help="Transform only arrays of this name (or shell pattern); may be repeated. Others are copied.",
+    shell_complete=completion.members,
 )
 skip = click.option(
     "--skip",
     multiple=True,
     metavar="NAME",
-    help="Copy the array of this name, or those that match it as a shell's pattern, as they are; may be repeated.",
+    help="Copy arrays of this name (or shell pattern) as they are; may be repeated.",
+    shell_complete=completion.members,
 )
 to = click.option("--to", type=click.Choice(("npy", "npz", "zarr")), help="Format of the results in a folder, or of '-'.")
 chunks = click.option(
@@ -91,15 +99,16 @@ compressor = click.option(
     metavar="NAME",
     help="Zarr: none, zstd:5, gzip:6, blosc-lz4:5:shuffle. .npz: stored, deflate, deflate:1 to deflate:9. "
     "[default: as in SOURCE, else zstd for Zarr, stored for .npz]",
+    shell_complete=completion.one_of("none", "zstd:5", "gzip:6", "blosc-lz4:5:shuffle", "blosc-zstd:5:shuffle", "stored", "deflate"),
 )
 zarr_format = click.option(
     "--zarr-format", type=click.Choice(("2", "3")), help="Zarr: version of the format. [default: as in SOURCE, else 3]"
 )
 no_provenance = click.option("--no-provenance", is_flag=True, help="Zarr: leave out the attribute that says what was done.")
 resume = click.option(
-    "--resume", is_flag=True, allow_from_autoenv=False, help="Go on from what an interrupted run left; skip results that are complete."
+    "--resume", is_flag=True, allow_from_autoenv=False, help="Continue an interrupted run; skip results that are complete."
 )
-fsync = click.option("--fsync", is_flag=True, help="Flush to disk before going on, so that also a crash of the system loses nothing.")
+fsync = click.option("--fsync", is_flag=True, help="Flush results to disk, so that not even a crash of the system loses work.")
 dry_run = click.option("--dry-run", is_flag=True, allow_from_autoenv=False, help="Check everything, show the plan, write nothing.")
 report = click.option(
     "--report",
@@ -117,6 +126,7 @@ storage_option = click.option(
     multiple=True,
     metavar="KEY=VALUE",
     help="An option of the file system behind a URL, as fsspec has it (anon=true, endpoint_url=...); may be repeated.",
+    shell_complete=completion.one_of("anon=true", "endpoint_url=", "profile="),
 )
 recursive = click.option("--recursive", "-r", is_flag=True, help="Take the arrays in folders: DIR goes to DEST/DIR, DIR/ to DEST itself.")
 recursive_info = click.option("--recursive", "-r", is_flag=True, help="Show the arrays in folders.")
@@ -125,6 +135,7 @@ files_from = click.option(
     metavar="FILE",
     help="Read more SOURCEs from FILE ('-': standard input), one a line or with a NUL behind each. DEST is then a folder; "
     "the result of a/./b/c.npy is b/c.npy in it.",
+    shell_complete=completion.files,
 )
 failed_to = click.option(
     "--failed-to", type=click.Path(), metavar="FILE", help="List the sources that failed in FILE, as --files-from takes it."

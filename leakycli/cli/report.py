@@ -7,9 +7,10 @@ import sys
 import click
 
 from leakycli.cli import options as o
+from leakycli.cli.environment import Command
 
 
-@click.command("report", short_help="Show a saved report, or turn it into a page.")
+@click.command("report", cls=Command, short_help="Show a saved report, or turn it into a page.")
 @click.argument("report", metavar="REPORT.json")
 @click.argument("out", metavar="[OUT.html]", required=False)
 @o.stacked(o.storage_option, o.debug)

@@ -7,13 +7,15 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from leakycli.cli import completion
 from leakycli.cli import options as o
+from leakycli.cli.environment import Command
 from leakycli.errors import DifferenceError, visible
 
 
-@click.command("verify", short_help="Compute SOURCE again and compare DEST bit for bit.")
-@click.argument("source", metavar="SOURCE")
-@click.argument("dest", metavar="DEST")
+@click.command("verify", cls=Command, short_help="Compute SOURCE again and compare DEST bit for bit.")
+@click.argument("source", metavar="SOURCE", shell_complete=completion.files)
+@click.argument("dest", metavar="DEST", shell_complete=completion.files)
 @o.stacked(o.alpha, o.dtype, o.nan, o.only, o.skip, o.workers, o.memory, o.storage_option, o.progress, o.json, o.quiet, o.debug)
 @click.pass_context
 def command(ctx: click.Context, /, source: str, dest: str, **given: Any) -> None:

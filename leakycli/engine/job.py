@@ -397,7 +397,9 @@ class Job:
         partial = self._destination.partial
         if not isinstance(partial, str) or partial == "-" or self._destination.complete:
             return text
-        return text.replace(shown(partial), shown(self._destination.dest))
+        for beside in (".folder", ".spool", ".journal", ""):
+            text = text.replace(f"{shown(partial)}{beside}", shown(self._destination.dest))
+        return text
 
     def _mendable(self, error: StorageError) -> StorageError:
         """`error`, and what to do about it."""
