@@ -19,7 +19,7 @@ from leakycli.cli import options as o
 from leakycli.cli.batch import Batch, Done, check_list, failure, read_list, write_list
 from leakycli.cli.environment import Command
 from leakycli.engine import events
-from leakycli.errors import BatchError, LeakyError, UsageError, let_go, redacted, shown, storage_error, visible
+from leakycli.errors import BatchError, LeakyError, UsageError, let_go, redacted, storage_error, visible
 from leakycli.stores.urls import is_url
 
 if TYPE_CHECKING:
