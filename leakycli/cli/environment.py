@@ -22,7 +22,7 @@ class Command(click.Command):
             return super().parse_args(ctx, args)
         except click.BadParameter as error:
             if isinstance(error.param, click.Option) and _is_from_environment(ctx, error.param):
-                error.param_hint = variable(self.name, error.param)
+                error.param_hint = f"'{error.param.opts[0]}' (set by {variable(self.name, error.param)} in the environment)"
             raise
 
     def invoke(self, ctx: click.Context) -> Any:
