@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::zarr.errors.ZarrUserWarning")
 RUN = {"README.md", "docs/cookbook.md", "docs/semantics.md", "docs/zarr.md", "docs/remote.md"}
 
 #: Pages whose blocks are set-up commands that .ci/run and nox run, or that other tests run.
-ELSEWHERE = {"CONTRIBUTING.md", "docs/cli.md", "docs/api.md"}
+ELSEWHERE = {"CONTRIBUTING.md", "docs/cli.md", "docs/api.md", "docs/report.md"}
 
 COOKBOOK = blocks("docs/cookbook.md")
 INPUTS, TASKS = COOKBOOK[0], list(dict.fromkeys(block.heading for block in COOKBOOK[1:]))
