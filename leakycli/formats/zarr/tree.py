@@ -15,15 +15,17 @@ import threading
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Protocol, cast
-
-from zarr.abc.store import Store
-from zarr.storage import LocalStore, ZipStore
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
 
 from leakycli.errors import CorruptError, LeakyError, SourceChangedError, StorageError, shown, storage_error
 from leakycli.formats.base import file_identity
-from leakycli.formats.zarr.store import RemoteStore
-from leakycli.stores.remote import Remote
+from leakycli.stores.base import Store
+from leakycli.stores.directory import Directory
+
+if TYPE_CHECKING:
+    import zarr.abc.store
+
+    from leakycli.stores.remote import Remote
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class Tree(Protocol):
 
     path: str
 
-    #: Whether what is read and written are plain files, which every codec pipeline can handle.
+    #: Whether what is read and written are plain files.
     files: bool
 
     #: Whether it can tell what is there; else only what is asked for, by its key, can be known.
@@ -98,7 +100,11 @@ class Tree(Protocol):
         """What tells an archive from a changed one; nothing for a folder."""
         ...
 
-    def store(self) -> Store:
+    def objects(self) -> Store:
+        """Its chunks, by key. Raises StorageError."""
+        ...
+
+    def store(self) -> zarr.abc.store.Store:
         """For zarr, to read only."""
         ...
 
@@ -212,7 +218,12 @@ class FolderTree:
     def identity(self) -> dict[str, Any]:
         return {}
 
-    def store(self) -> Store:
+    def objects(self) -> Store:
+        return Directory(self.path)
+
+    def store(self) -> zarr.abc.store.Store:
+        from zarr.storage import LocalStore
+
         return LocalStore(self.path, read_only=True)
 
     def close(self) -> None:
@@ -344,7 +355,14 @@ class ZipTree:
             raise storage_error(error, self.path, "cannot read") from None
         return file_identity(found)
 
-    def store(self) -> Store:
+    def objects(self) -> Store:
+        from leakycli.stores.objects import Members
+
+        return Members(self)
+
+    def store(self) -> zarr.abc.store.Store:
+        from zarr.storage import ZipStore
+
         return ZipStore(self.path, mode="r")
 
     def close(self) -> None:
@@ -400,7 +418,14 @@ class UrlTree:
     def identity(self) -> dict[str, Any]:
         return {}
 
-    def store(self) -> Store:
+    def objects(self) -> Store:
+        from leakycli.stores.objects import Objects
+
+        return Objects(self.remote)
+
+    def store(self) -> zarr.abc.store.Store:
+        from leakycli.formats.zarr.store import RemoteStore
+
         return RemoteStore(self.remote, read_only=True)
 
     def close(self) -> None:
@@ -413,7 +438,7 @@ DOCUMENTS = ("zarr.json", ".zarray", ".zgroup")
 
 def opened(path: str | Remote) -> tuple[Tree, str]:
     """The tree that `path` leads into and the key of the node in it, as in "a.zarr.zip/layer1". Raises StorageError, CorruptError."""
-    if isinstance(path, Remote):
+    if not isinstance(path, str):
         return UrlTree(path), ""
     if os.path.isdir(path):
         return FolderTree(path), ""
