@@ -293,6 +293,9 @@ class ZipTree:
         if both := sorted(self._sizes.keys() & self._folders.keys()):
             raise CorruptError(f"{shown(path)}: {shown(both[0])[:200]} is a file in it, and a folder of others")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path,)
+
     def where(self, key: str) -> str:
         return shown(f"{self.path}/{key}" if key else self.path)
 
