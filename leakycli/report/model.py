@@ -66,7 +66,7 @@ class Statistics:
 class ArrayReport:
     """What became of one array. action: "transformed" or "copied" (then there is nothing from factor on). order: "C" or "F".
 
-    chunks, shards, codecs: of a chunked result, None else. codec_pipeline: which of zarr's ran, None where none had to. factor: alpha as
+    chunks, shards, codecs: of a chunked result, None else. codec_pipeline: "leakycli", or zarr's with the reason; None without chunks. factor: alpha as
     rounded to the compute type.
     """
 

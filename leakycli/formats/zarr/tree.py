@@ -398,22 +398,39 @@ class UrlTree:
 
     def holds(self, key: str) -> bool:
         try:
-            self.remote.size(key)
+            self._size(key)
         except FileNotFoundError:
             return False
         return True
 
     def size(self, key: str) -> int:
         try:
-            return self.remote.size(key) or 0
+            return self._size(key) or 0
         except FileNotFoundError:
             return 0
+
+    def _size(self, key: str) -> int | None:
+        held = self._held(key)
+        return self.remote.size(key) if held is None else len(held)
+
+    def _held(self, key: str) -> bytes | None:
+        """What is under `key`, if it is held back."""
+        return None if self.remote.held is None else self.remote.held.get(key)
 
     def open(self, key: str) -> BinaryIO:
         return io.BytesIO(self.read(key) or b"")
 
     def pieces(self, key: str) -> Iterator[bytes]:
-        with contextlib.closing(self.remote.stream(key)) as stream:
+        if (held := self._held(key)) is not None:
+            yield held
+            return
+        try:
+            opened = self.remote.stream(key)
+        except StorageError:
+            if self.holds(key):
+                raise
+            raise SourceChangedError(f"{self.where(key)}: was deleted while it was read; restore it and run again") from None
+        with contextlib.closing(opened) as stream:
             buffer = bytearray(_PIECE)
             while count := stream.readinto(memoryview(buffer)):
                 yield bytes(buffer[:count])

@@ -217,7 +217,7 @@ def test_a_chunk_that_goes_while_it_is_read_is_missed(small_regions: Path, dest:
 @pytest.mark.parametrize("options", [{}, {"chunks": (2, 512)}, {"chunks": (4, 512)}, {"compressor": "zstd:1"}])
 def test_what_an_earlier_run_left_of_a_chunk_is_replaced(small_regions: Path, options: dict[str, Any]) -> None:
     x = np.random.default_rng(2).standard_normal((64, 512)).astype("f4")
-    source = made(small_regions / "in.zarr", x, (2, 512), 3, 0)
+    made(small_regions / "in.zarr", x, (2, 512), 3, 0)
 
     def stop() -> None:
         raise KeyboardInterrupt
