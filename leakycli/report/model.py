@@ -66,8 +66,8 @@ class Statistics:
 class ArrayReport:
     """What became of one array. action: "transformed" or "copied" (then there is nothing from factor on). order: "C" or "F".
 
-    chunks, shards, codecs: of a chunked result, None else. codec_pipeline: "leakycli", or zarr's with the reason; None without chunks. factor: alpha as
-    rounded to the compute type.
+    chunks, shards, codecs: of a chunked result, None else. factor: alpha as rounded to the compute type.
+    codec_pipeline: which codecs ran, "leakycli" or "zarr" with the reason in parentheses; None without chunks.
     """
 
     name: str

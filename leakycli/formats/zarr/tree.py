@@ -410,10 +410,10 @@ class UrlTree:
             return 0
 
     def _size(self, key: str) -> int | None:
-        held = self._held(key)
+        held = self._held_back(key)
         return self.remote.size(key) if held is None else len(held)
 
-    def _held(self, key: str) -> bytes | None:
+    def _held_back(self, key: str) -> bytes | None:
         """What is under `key`, if it is held back."""
         return None if self.remote.held is None else self.remote.held.get(key)
 
@@ -421,7 +421,7 @@ class UrlTree:
         return io.BytesIO(self.read(key) or b"")
 
     def pieces(self, key: str) -> Iterator[bytes]:
-        if (held := self._held(key)) is not None:
+        if (held := self._held_back(key)) is not None:
             yield held
             return
         try:

@@ -37,20 +37,18 @@ print(code or 0, [name for name in sys.modules if name.split(".")[0] in ("zarr",
 """
 
 
-@pytest.mark.parametrize("compressors", [(), None, zarr.codecs.BloscCodec()], ids=["raw", "zstd", "blosc"])
 @pytest.mark.parametrize(
-    "arguments",
+    ("compressors", "arguments"),
     [
-        ("apply", "in.zarr", "out.zarr", "--verify"),
-        ("apply", "in.zarr", "out.zarr", "--chunks", "64,64", "--shards", "128,128"),
-        ("apply", "in.zarr", "out.npy"),
-        ("apply", "in.npy", "out.zarr.zip"),
-        ("info", "in.zarr"),
+        ("auto", ("apply", "in.zarr", "out.zarr", "--verify")),
+        ((), ("apply", "in.zarr", "out.zarr", "--chunks", "64,64", "--shards", "128,128")),
+        (zarr.codecs.BloscCodec(), ("apply", "in.zarr", "out.npy")),
+        ((), ("apply", "in.npy", "out.zarr.zip")),
+        ("auto", ("info", "in.zarr")),
     ],
-    ids=" ".join,
 )
-def test_a_known_layout_does_not_import_zarr(tmp_path: Path, arguments: tuple[str, ...], compressors: Any) -> None:
-    zarr.create_array(tmp_path / "in.zarr", data=X, chunks=(30, 70), compressors="auto" if compressors is None else compressors)
+def test_a_known_layout_does_not_import_zarr(tmp_path: Path, compressors: Any, arguments: tuple[str, ...]) -> None:
+    zarr.create_array(tmp_path / "in.zarr", data=X, chunks=(30, 70), compressors=compressors)
     np.save(tmp_path / "in.npy", X)
     done = subprocess.run([sys.executable, "-c", _TOLD, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines()[-1] == "0 []", done.stderr
@@ -100,7 +98,7 @@ def test_nan_keeps_its_payload_in_shards_that_go_through_zarr(tmp_path: Path, fi
 @pytest.mark.parametrize(
     "codecs", ["none", "zstd:1", "zstd:0", "gzip", "blosc-lz4:5:shuffle", "blosc-zstd:1:bitshuffle", "blosc-zlib:9:noshuffle"]
 )
-@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i1", "u8"])
+@pytest.mark.parametrize("dtype", ["f4", "i1", "u8"])
 @pytest.mark.parametrize("layout", ["2", "3", "shards"])
 def test_documents_of_new_arrays_are_those_that_zarr_makes(codecs: str, dtype: str, layout: str) -> None:
     shards = (8, 12) if layout == "shards" else None
@@ -136,7 +134,6 @@ def test_other_compressors_are_refused(text: str) -> None:
         new.check_compressor(text)
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize(
     "layout",
     [
@@ -150,10 +147,10 @@ def test_other_compressors_are_refused(text: str) -> None:
     ],
     ids=lambda layout: " ".join(map(str, layout.values())) or "zstd",
 )
-def test_the_peak_is_below_the_projection(leakycli: Run, tmp_path: Path, layout: dict[str, Any], workers: str) -> None:
+def test_the_peak_is_below_the_projection(leakycli: Run, tmp_path: Path, layout: dict[str, Any]) -> None:
     x = np.random.default_rng(3).standard_normal((4096, 1024)).astype("f4")
     array = zarr.create_array(tmp_path / "in.zarr", **({"shape": x.shape, "dtype": "f4", "chunks": (2048, 1024)} | layout))
     array[...] = x
-    done = leakycli("apply", "in.zarr", "out.zarr", "--json", "--workers", workers)
+    done = leakycli("apply", "in.zarr", "out.zarr", "--json", "--workers", "2")
     cost = json.loads(done.stdout)["cost"]
     assert 0.5 * cost["memory_projected"] < cost["memory_measured"] <= cost["memory_projected"]
