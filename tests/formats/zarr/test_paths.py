@@ -46,6 +46,7 @@ print(code or 0, [name for name in sys.modules if name.split(".")[0] in ("zarr",
         ((), ("apply", "in.npy", "out.zarr.zip")),
         ("auto", ("info", "in.zarr")),
     ],
+    ids=["zstd to itself", "raw to shards", "blosc to npy", "npy to archive", "info"],
 )
 def test_a_known_layout_does_not_import_zarr(tmp_path: Path, compressors: Any, arguments: tuple[str, ...]) -> None:
     zarr.create_array(tmp_path / "in.zarr", data=X, chunks=(30, 70), compressors=compressors)
@@ -145,7 +146,7 @@ def test_other_compressors_are_refused(text: str) -> None:
         {"compressors": numcodecs.LZMA(preset=0), "zarr_format": 2},
         {"compressors": None, "zarr_format": 2, "order": "F"},
     ],
-    ids=lambda layout: " ".join(map(str, layout.values())) or "zstd",
+    ids=["raw", "zstd", "gzip", "blosc", "shards", "lzma", "turned"],
 )
 def test_the_peak_is_below_the_projection(leakycli: Run, tmp_path: Path, layout: dict[str, Any]) -> None:
     x = np.random.default_rng(3).standard_normal((4096, 1024)).astype("f4")
