@@ -24,7 +24,7 @@ from leakycli.destination.stdout import StandardOutput
 from leakycli.engine import events
 from leakycli.engine.executors import local_executor
 from leakycli.engine.plan import ArrayPlan, GridPlan, Memory, Plan
-from leakycli.engine.route import OF_REGION_AT_ONCE, array_plan, copy_array, fitting_reader, fitting_writer, result_info
+from leakycli.engine.route import array_plan, copy_array, fitting_reader, fitting_writer, result_info
 from leakycli.engine.transform import ArrayResult, Progress, run
 from leakycli.errors import (
     CorruptError,
@@ -262,9 +262,8 @@ class Job:
                     from leakycli.engine.verify import comparing_bytes
 
                     scratch += comparing_bytes(rule)
-                    # What was written is read again, beside what it should be; out of an archive by many chunks at once.
+                    # What was written is read again, beside what it should be.
                     beside += result.dtype.itemsize / (array.dtype.itemsize + result.dtype.itemsize)
-                    beside += OF_REGION_AT_ONCE if self._format == "zarr.zip" else 0
             arrays.append(
                 array_plan(
                     member.key,

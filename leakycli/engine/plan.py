@@ -38,8 +38,8 @@ REGION_BYTES = 16 << 20
 #: Most write units that are joined: small chunks cost more memory than their elements, and large calls are no quicker for them.
 MOST_JOINED = 1024
 
-#: Bytes that zarr and its pipelines take for each chunk of a call (measured: up to 6 KiB, read or written).
-CHUNK_BYTES = 6 << 10
+#: Bytes of the objects that describe one chunk of a region.
+CHUNK_BYTES = 2 << 10
 
 #: The default memory bound, in bytes.
 DEFAULT_BOUND = 512 << 20
@@ -198,9 +198,11 @@ class FlatPlan(ArrayPlan[Span]):
 
 @dataclass(frozen=True, slots=True)
 class Codecs:
-    """What reading and writing a region by chunks takes beside its elements: `share` times the region's bytes, in and out, for what is
-    held of all its chunks at once; `fixed` bytes for the chunk or shard that is worked on; and `CHUNK_BYTES` for each of its chunks, which
-    have `sizes` elements on the sides that are chunked.
+    """Memory for reading and writing a region by chunks, without its elements.
+
+    share: a multiple of the region's bytes, in and out, for copies of all of it.
+    fixed: bytes for the write units that are read and written.
+    sizes: elements of a chunk on each side that is chunked; each takes `CHUNK_BYTES`.
     """
 
     share: float = 0.0

@@ -21,21 +21,7 @@ from leakycli.formats.flat import BoxReader, BoxWriter, SpoolingWriter, spooled
 from leakycli.function.rule import Rule
 from leakycli.regions import Grid, Index, Presence
 
-#: Copies that codecs hold, encoded and decoded: of the chunk that they are at, or the shard (which is put together from chunks), more where
-#: what is not in C order is turned and where output is copied as it grows; and of a region, of which pipelines that work on all its chunks
-#: at once hold more. Measured on 3.11 and 3.13.
-_OF_CHUNK = 2.75
-_OF_SHARD = 1.75
-_TURNED = 0.25
-_GROWN = 1.25
-_OF_REGION_GROWN = 0.5
-_OF_REGION = 0.25
-OF_REGION_AT_ONCE = 1.6
-
-#: Codecs that do not know in advance how large what they give will be.
-_GROWING = ("gzip", "zlib", "bz2", "lzma")
-
-#: Bytes that their libraries keep in each worker.
+#: Bytes that the codecs' libraries keep in each worker.
 _LIBRARIES = 7 << 20
 
 
@@ -81,26 +67,19 @@ def array_plan(
     same = array.chunking is not None and result.chunking is not None and array.chunking.unit == result.chunking.unit
     # Listed here in any case, so that a chunk that goes missing after this is missed.
     present = stored() if stored is not None and array.chunking is not None else None
-    apart = same and not by_requests and all(end.chunking is not None and end.chunking.plain for end in ends)
+    # Write units go one by one, so that each is in the cache while it is worked on; requests are faster many at once.
+    apart = same and not by_requests
     codecs = _codecs(ends, beside, apart)
     return replace(GridPlan.of(key, grid, itemsizes, scratch, ordered, bool(flat), present if same else None, codecs, apart), once=once)
 
 
-def _codecs(ends: tuple[ArrayInfo, ArrayInfo], beside: float, apart: bool) -> Codecs:
+def _codecs(ends: tuple[ArrayInfo, ArrayInfo], share: float, apart: bool) -> Codecs:
+    """Memory for the codecs of a plan."""
     chunked = [(end, end.chunking) for end in ends if end.chunking is not None]
-    if apart:
-        # A chunk at an edge of the array is put together in memory of its own, as it is stored whole.
-        return Codecs(beside, _LIBRARIES + max(prod(chunking.unit) * end.dtype.itemsize for end, chunking in chunked))
-    at_once = any(chunking.at_once for _, chunking in chunked)
-    fixed = float(_LIBRARIES)
-    for end, chunking in chunked:
-        # At an edge of the array, too: chunks are stored whole.
-        grows = chunking.shards is None and any(name in chunking.codecs for name in _GROWING)
-        copies = (_OF_CHUNK if chunking.shards is None else _OF_SHARD) + _TURNED * chunking.turned + _GROWN * grows
-        fixed += prod(chunking.unit) * end.dtype.itemsize * copies
-        beside += _OF_REGION_GROWN * grows / len(chunked)
-    share = (OF_REGION_AT_ONCE if at_once else _OF_REGION) + beside
-    return Codecs(share, int(fixed), tuple(_within(chunking.chunks, end) for end, chunking in chunked))
+    # At the far edges of the array, write units are stored whole and cut.
+    whole = apart and all(not n % u for end, chunking in chunked for n, u in zip(end.shape, chunking.unit, strict=True))
+    held = sum(chunking.held.direct if whole else chunking.held.gathered for _, chunking in chunked)
+    return Codecs(share, _LIBRARIES + held, () if apart else tuple(_within(chunking.chunks, end) for end, chunking in chunked))
 
 
 def _within(lengths: Index, array: ArrayInfo) -> int:

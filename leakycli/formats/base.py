@@ -32,21 +32,30 @@ Region = TypeVar("Region", bound=Span | Box, contravariant=True)
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """Memory for codecs: bytes that a thread holds while it reads or writes one write unit, without the elements of its region.
+
+    direct: if the region is one whole write unit.
+    gathered: if the region is any other part of the array.
+    """
+
+    direct: int = 0
+    gathered: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Chunking:
     """How an array is cut up on disk: shapes in elements (shards None without), and its codecs in words, as in "zstd:5".
 
-    fill: what elements that are not stored are; None where that is not said (they are then 0). turned: chunks are not in C order.
-    at_once: all chunks of a call are encoded or decoded side by side, not one after the other. plain: each chunk is a file of its
-    elements and nothing else.
+    fill: what elements that are not stored are; None where that is not said (they are then 0).
+    held: memory for reading it (an array of a source) or for writing it (one of a result).
     """
 
     chunks: Index
     shards: Index | None
     codecs: str
     fill: np.generic | None = None
-    turned: bool = False
-    at_once: bool = False
-    plain: bool = False
+    held: Held = Held()
 
     @property
     def unit(self) -> Index:

@@ -129,7 +129,7 @@ class ArrayReport:
     action: "transformed", or "copied" (then there is nothing from factor on).
     shape: in elements. order: of its elements in memory, "C" or "F".
     chunks, shards, codecs: of a chunked result, shapes in elements; None else.
-    codec_path: which code decoded and encoded the chunks; None where there was nothing to decode.
+    codec_path: which codecs ran, "leakycli" or "zarr" with the reason in parentheses; None without chunks.
     factor: alpha as rounded to the type that was computed in.
     """
 

@@ -136,8 +136,8 @@ def test_parts_of_a_flat_array_cover_it_once(size: int, itemsize: int, ordered: 
     assert [at for part in parts for _, at in plan.units(part)] == edges[:-1]
 
 
-def test_plain_chunks_go_one_by_one_between_folders_and_many_at_once_behind_a_url() -> None:
-    info = ArrayInfo("", (64, 64), np.dtype("f4"), False, Chunking((8, 8), None, "none", plain=True))
+def test_chunks_go_one_by_one_between_folders_and_many_at_once_behind_a_url() -> None:
+    info = ArrayInfo("", (64, 64), np.dtype("f4"), False, Chunking((8, 8), None, "none"))
     for by_requests in (False, True):
         plan = array_plan("", (info, info), (False, False), 0, by_requests=by_requests).fitted(2, 1 << 30)
         assert isinstance(plan, GridPlan)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zarr
+import zarr.codecs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

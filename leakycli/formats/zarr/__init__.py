@@ -1,6 +1,6 @@
-"""Zarr: versions 2 and 3, arrays and hierarchies. zarr is imported below here and nowhere else."""
+"""Zarr: versions 2 and 3, arrays and hierarchies. Only what `codecs` does not know imports zarr."""
 
-from leakycli.formats.zarr.source import ZarrReader, ZarrSource
-from leakycli.formats.zarr.target import ZarrTarget, ZarrWriter, carries, check_compressor, result_array
+from leakycli.formats.zarr.source import ZarrSource
+from leakycli.formats.zarr.target import ZarrTarget, carries, check_compressor, result_array
 
-__all__ = ["ZarrReader", "ZarrSource", "ZarrTarget", "ZarrWriter", "carries", "check_compressor", "result_array"]
+__all__ = ["ZarrSource", "ZarrTarget", "carries", "check_compressor", "result_array"]

@@ -16,11 +16,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from leakycli.errors import CorruptError, SourceChangedError
-from leakycli.formats.base import Array, ArrayInfo
+from leakycli.formats.base import Array, ArrayInfo, Held
 from leakycli.formats.zarr.codecs import ChunkError, CodecChain, Part, UnknownCodec
-from leakycli.formats.zarr.metadata import ArrayDocument, Document
+from leakycli.formats.zarr.metadata import ArrayDocument, Document, codec_chain
 from leakycli.regions import Box, Grid, Index, Presence
-from leakycli.stores.base import AT_ONCE, Pieces, Request, Store
+from leakycli.stores.base import Pieces, Request, Store
 
 #: Largest gap between two inner chunks of a shard that one request reads together, in bytes.
 _GAP = 1 << 16
@@ -42,6 +42,38 @@ def chain_of(document: ArrayDocument) -> CodecChain:
     if document.zarr_format == 3:
         return CodecChain.v3(fields["codecs"], document.unit, dtype, fill)
     return CodecChain.v2(fields.get("compressor"), fields.get("filters"), document.order, document.unit, dtype, fill)
+
+
+def reading(document: ArrayDocument) -> Held:
+    """Memory for reading an array."""
+    try:
+        chain = chain_of(document)
+    except UnknownCodec:
+        return _by_zarr(document)
+    encoded = _encoded(chain)
+    return Held((0 if chain.plain else encoded) + chain.decode_memory(True), encoded + chain.decode_memory())
+
+
+def writing(document: ArrayDocument) -> Held:
+    """Memory for writing an array, or for reading it again afterwards."""
+    try:
+        chain = chain_of(document)
+    except UnknownCodec:
+        return _by_zarr(document)
+    again = reading(document)
+    return Held(max(chain.encode_memory(True), again.direct), max(chain.encode_memory(), again.gathered))
+
+
+def _encoded(chain: CodecChain) -> int:
+    """Bytes of an encoded chunk whose content does not compress."""
+    return chain.nbytes + chain.nbytes // 128 + 1024
+
+
+def _by_zarr(document: ArrayDocument) -> Held:
+    """Memory for an array that goes through zarr's own pipeline: the encoded chunk, two copies of zarr's, and the output of each codec."""
+    assert document.dtype is not None
+    size = (3 + len(codec_chain(document))) * prod(document.unit) * document.dtype.itemsize
+    return Held(size, size)
 
 
 def _is_usual_v3(fields: Document) -> bool:
@@ -223,16 +255,6 @@ class ChunkReader(_Chunked):
                 except ChunkError as error:
                     raise self._damaged(unit.key, str(error)) from None
 
-    def memory(self, units: int = 1, direct: bool = False) -> int:
-        """Peak memory of reading in one thread, in bytes, without the region's elements.
-
-        units: number of chunks (or shards) that a region touches.
-        direct: regions consist of whole chunks and are read into arrays in C order.
-        """
-        nbytes = self.chain.nbytes
-        encoded = 0 if direct and self.chain.plain and not self.store.requests else nbytes + nbytes // 128 + 1024
-        return encoded * (min(units, AT_ONCE) if self.store.requests else 1) + self.chain.decode_memory(direct)
-
     def _missing(self, unit: _Unit) -> None:
         if self._stored is not None:
             raise self._gone(unit.key)
@@ -316,14 +338,6 @@ class ChunkWriter(_Chunked):
                 continue
             if (pieces := self.chain.encode(chunk)) is not None:
                 yield self._unit_key(index), pieces
-
-    def memory(self, units: int = 1, direct: bool = False) -> int:
-        """Peak memory of writing in one thread, in bytes, without the region's elements; see `ChunkReader.memory`."""
-        each = self.chain.encode_memory(direct)
-        if not self.store.requests:
-            return each
-        encoded = self.chain.nbytes + self.chain.nbytes // 128 + 1024
-        return each + encoded * min(units, AT_ONCE)
 
     def commit(self, payloads: list[Any]) -> None:
         if self._written is not None:

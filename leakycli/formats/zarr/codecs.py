@@ -236,11 +236,9 @@ class CodecChain:
         return self._shard is None and self._stored == self.dtype and self._order == tuple(range(len(self.shape)))
 
     def is_fill(self, array: Array) -> bool:
-        """Whether all elements of `array` are the fill value. As in zarr, 0.0 and -0.0 differ, and all NaNs are equal."""
+        """Whether all elements of `array` are the fill value, to the bit. (To zarr all NaNs are equal: their payloads would be lost.)"""
         first = (0,) * array.ndim
         # The first element rules out most chunks.
-        if self.dtype.kind == "f" and np.isnan(self._fill[0]):
-            return bool(np.isnan(array[first])) and bool(np.isnan(array).all())
         words = array.view(f"u{self.dtype.itemsize}")
         fill = self._fill.view(words.dtype)[0]
         return bool(words[first] == fill) and bool((words == fill).all())

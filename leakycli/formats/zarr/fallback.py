@@ -6,6 +6,7 @@ The decoded size of a hostile chunk is not bounded on this path.
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 import warnings
@@ -14,15 +15,18 @@ from typing import Any, Protocol
 import numpy as np
 import zarr
 import zarr.core.codec_pipeline
+import zarr.core.sync
 from zarr.abc.store import ByteRequest, Store, SuffixByteRequest
 from zarr.core.buffer import Buffer, default_buffer_prototype
 
-from leakycli.errors import CorruptError, LeakyError, SourceChangedError, UnsupportedError, shown, storage_error
+from leakycli.errors import CorruptError, LeakyError, SourceChangedError, StorageError, UnsupportedError, shown, storage_error
 from leakycli.formats.base import Array, ArrayInfo
+from leakycli.formats.zarr import installed  # noqa: F401  (registers a codec that zarr lacks)
+from leakycli.formats.zarr.chunks import Written
 from leakycli.formats.zarr.codecs import ShardIndex, UnknownCodec
 from leakycli.formats.zarr.filters import Bytes, Damage, as_bytes, check_blosc
 from leakycli.formats.zarr.metadata import ArrayDocument, Codecs, codec_chain
-from leakycli.formats.zarr.store import Watched
+from leakycli.formats.zarr.store import Overlaid, Watched
 from leakycli.regions import Box, Grid, Presence
 
 #: zarr's configuration is the process's own: one at a time, and only around opening.
@@ -40,9 +44,8 @@ class _Tree(Protocol):
     def store(self) -> Store: ...
 
 
-def pipeline_name() -> str:
-    """Name of the pipeline in reports."""
-    return "zarr fused" if hasattr(zarr.core.codec_pipeline, "FusedCodecPipeline") else "zarr"
+class _Place(_Tree, Written, Protocol):
+    """Where an array is written."""
 
 
 class _Looked(Watched):
@@ -63,9 +66,9 @@ class _Opened:
     decodes = False
     cumulative = False
 
-    def __init__(self, tree: _Tree, key: str, info: ArrayInfo, document: ArrayDocument) -> None:
-        self.info, self.pipeline = info, pipeline_name()
-        self._tree, self._key, self._document = tree, key, document
+    def __init__(self, tree: _Tree, key: str, info: ArrayInfo, document: ArrayDocument, reason: str) -> None:
+        self.info, self.pipeline = info, f"zarr ({reason})"
+        self._tree, self._key, self._document, self._reason = tree, key, document, reason
         self._grid = Grid(document.shape, document.unit)
 
     def _open(self, store: Store, write_empty: bool | None) -> zarr.Array[Any]:
@@ -74,9 +77,10 @@ class _Opened:
         write_empty: whether to write chunks that hold only the fill value; None to open it for reading.
         """
         config: dict[str, Any] = {"array.order": "C", "array.write_empty_chunks": bool(write_empty)}
-        if self.pipeline != "zarr":
+        if hasattr(zarr.core.codec_pipeline, "FusedCodecPipeline"):
             config["codec_pipeline.path"] = _FUSED
         with _OPENING, warnings.catch_warnings():
+            _start_loop()
             warnings.simplefilter("ignore")  # of parts of the format that are not final
             with zarr.config.set(config):
                 mode: Any = "r" if write_empty is None else "r+"
@@ -98,14 +102,18 @@ class _Opened:
 class FallbackReader(_Opened):
     """Reads boxes of an array, from any number of threads."""
 
-    def __init__(self, tree: _Tree, key: str, info: ArrayInfo, document: ArrayDocument, stored: Presence | None) -> None:
+    def __init__(self, tree: _Tree, key: str, info: ArrayInfo, document: ArrayDocument, stored: Presence | None, reason: str) -> None:
         """Raises CorruptError, StorageError.
 
         stored: the chunks that existed when the source was opened. A missing one of these is an error. None if unknown.
+        reason: why it goes through zarr, for the report.
         """
-        super().__init__(tree, key, info, document)
+        super().__init__(tree, key, info, document, reason)
         self._stored = stored
-        self._store = _Looked(tree.store(), self._look)
+        store = tree.store()
+        if (canonical := document.canonical) is not None:
+            store = Overlaid(store, f"{key}/zarr.json" if key else "zarr.json", json.dumps(canonical).encode())
+        self._store = _Looked(store, self._look)
         try:
             self._array = self._open(self._store, None)
         except Exception as error:
@@ -114,7 +122,7 @@ class FallbackReader(_Opened):
         self._prototype = default_buffer_prototype()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._tree, self._key, self.info, self._document, self._stored)
+        return type(self), (self._tree, self._key, self.info, self._document, self._stored, self._reason)
 
     def fetch(self, region: Box, buffer: Array) -> None:
         raise NotImplementedError("boxes are read as they are needed")
@@ -195,35 +203,57 @@ def _check_chunk(data: Bytes, chain: Codecs) -> None:
 class FallbackWriter(_Opened):
     """Writes boxes of whole chunks (or shards), from any number of threads."""
 
-    def __init__(self, tree: _Tree, key: str, info: ArrayInfo, document: ArrayDocument, write_empty: bool, written: Any = None) -> None:
-        """Open for writing.
+    def __init__(self, place: _Place, key: str, info: ArrayInfo, document: ArrayDocument, write_empty: bool, reason: str) -> None:
+        """Raises CorruptError, StorageError.
 
         write_empty: also write chunks that hold only the fill value.
-        written: its method `wrote` gets the keys of committed chunks.
+        reason: why it goes through zarr, for the report.
         """
-        super().__init__(tree, key, info, document)
-        self._write_empty, self._written = write_empty, written
-        self._store = tree.store()
+        super().__init__(place, key, info, document, reason)
+        self._write_empty, self._place = write_empty, place
+        self._store = place.store()
         self._array = self._open(self._store, write_empty)
+        self._complete = self._array if document.shards is None else self._open(self._store, True)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self._tree, self._key, self.info, self._document, self._write_empty, self._written)
+        return type(self), (self._place, self._key, self.info, self._document, self._write_empty, self._reason)
 
     def write(self, region: Box, y: Array) -> Box:
-        try:
-            self._array[region.slices or ...] = y
-        except Exception as error:
-            where = self._tree.where(self._chunk(next(iter(self._grid.units(region)))))
-            found = _explained(error, where, "cannot write", "cannot be encoded")
-            raise found if isinstance(found, OSError) else UnsupportedError(str(found)) from None
+        for number in self._grid.units(region):
+            box = self._grid.box(self._grid.index(number))
+            chunk = y[box.within(region) or ...]
+            try:
+                (self._complete if self._has_payloads(chunk) else self._array)[box.slices or ...] = chunk
+            except Exception as error:
+                found = _explained(error, self._tree.where(self._chunk(number)), "cannot write", "cannot be encoded")
+                raise found if isinstance(found, OSError) else UnsupportedError(str(found)) from None
         return region
 
+    def _has_payloads(self, chunk: Array) -> bool:
+        """Whether a shard has NaN with another payload than the fill value: zarr takes them for equal, and would leave them out."""
+        fill = self._document.fill_value
+        if self._complete is self._array or fill is None or fill == fill:
+            return False
+        native = np.ascontiguousarray(chunk, chunk.dtype.newbyteorder("="))
+        bits = np.dtype(f"u{native.itemsize}")
+        return bool((np.isnan(native) & (native.view(bits) != np.asarray(fill, native.dtype).view(bits))).any())
+
     def commit(self, payloads: list[Any]) -> None:
-        if self._written is not None:
-            self._written.wrote(self._chunk(number) for region in payloads for number in self._grid.units(region))
+        self._place.wrote(self._chunk(number) for region in payloads for number in self._grid.units(region))
 
     def state(self) -> Any:
         return None
+
+
+def _start_loop() -> None:
+    """Start the thread that zarr works in. zarr would wait for ever for one that could not be started. Raises StorageError."""
+    try:
+        zarr.core.sync._get_loop()
+    except RuntimeError as error:
+        zarr.core.sync.loop[0] = None
+        raise StorageError(
+            f"cannot read or write Zarr: {shown(str(error))}: the process has reached a limit of threads or memory (ulimit -u, -v)"
+        ) from None
 
 
 def _explained(error: Exception, where: str, doing: str, what: str) -> LeakyError:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from leakycli.errors import CorruptError, LeakyError, UnsupportedError, shown
+from leakycli.formats.base import METADATA
 from leakycli.function.rule import refuse_unsupported
 from leakycli.regions import Index
 
@@ -69,11 +70,6 @@ class ArrayDocument:
         return self.shards or self.chunks
 
     @property
-    def turned(self) -> bool:
-        """Whether chunks are not stored in C order."""
-        return self.order != "C" or any(name == "transpose" for name, _ in _all_codecs(self))
-
-    @property
     def canonical(self) -> Document | None:
         """The document in the form that zarr takes; None where it is in that form."""
         if self.zarr_format == 3 and isinstance(self.document["data_type"], dict) and self.dtype is not None:
@@ -112,6 +108,11 @@ class ArrayDocument:
     def is_above_chunks(self, key: str) -> bool:
         """Whether `key` is that of a folder which chunks of the array are in."""
         return self.separator == "/" and any(self.chunk_index(key + "/0" * below) is not None for below in range(1, len(self.shape) + 1))
+
+
+def is_document(key: str) -> bool:
+    """Whether `key` is that of a metadata document."""
+    return key.rpartition("/")[2] in METADATA
 
 
 def parse(document: Document, attributes: Document, where: str) -> ArrayDocument:

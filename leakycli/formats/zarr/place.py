@@ -7,18 +7,19 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
-from typing import Protocol
-
-from zarr.abc.store import Store
-from zarr.storage import LocalStore
+from typing import TYPE_CHECKING, Protocol
 
 from leakycli.errors import LeakyError, StorageError, shown, storage_error
-from leakycli.formats.zarr.store import RemoteStore, is_document
+from leakycli.formats.zarr.metadata import is_document
 from leakycli.formats.zarr.tree import FolderTree, Tree, UrlTree
-from leakycli.stores.remote import Remote
 from leakycli.system import open_own, sync_path
 
-#: The end of the names that zarr writes to first.
+if TYPE_CHECKING:
+    import zarr.abc.store
+
+    from leakycli.stores.remote import Remote
+
+#: The end of the names that chunks are written under first.
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.partial$")
 
 
@@ -47,7 +48,7 @@ class Place(Tree, Protocol):
         ...
 
     def wrote(self, keys: Iterable[str]) -> None:
-        """Take notice of what zarr wrote."""
+        """Note chunks that were written."""
         ...
 
     def ensure(self) -> None:
@@ -55,7 +56,7 @@ class Place(Tree, Protocol):
         ...
 
     def tidy(self) -> None:
-        """Remove what zarr was writing to when an earlier run was killed."""
+        """Remove what an earlier run was writing when it was killed."""
         ...
 
 
@@ -146,7 +147,9 @@ class FolderPlace(FolderTree):
                 if _TEMPORARY.search(file):
                     os.unlink(os.path.join(folder, file))
 
-    def store(self) -> Store:
+    def store(self) -> zarr.abc.store.Store:
+        from zarr.storage import LocalStore
+
         return LocalStore(self.path)
 
 
@@ -182,5 +185,7 @@ class UrlPlace(UrlTree):
     def tidy(self) -> None:
         pass
 
-    def store(self) -> Store:
+    def store(self) -> zarr.abc.store.Store:
+        from leakycli.formats.zarr.store import RemoteStore
+
         return RemoteStore(self.remote, read_only=False)

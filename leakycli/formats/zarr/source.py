@@ -1,35 +1,26 @@
-"""Reading Zarr: hierarchies by their metadata documents, arrays through zarr."""
+"""Read Zarr: hierarchies by their metadata documents, arrays chunk by chunk."""
 
 from __future__ import annotations
 
 import hashlib
-import io
-import json
-import os
 import shlex
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
-from math import prod
-from types import EllipsisType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from zarr.abc.store import ByteRequest, RangeByteRequest
-from zarr.core.buffer import Buffer, default_buffer_prototype
-
-from leakycli.errors import CorruptError, LeakyError, SourceChangedError, StorageError, UnsupportedError, UsageError, counted, listed, shown
-from leakycli.formats.base import METADATA, Array, ArrayInfo, Chunking, Member, Outline, Source, Usage
-from leakycli.formats.zarr import comparing, conventions, engine, hierarchy, metadata, result
+from leakycli.errors import CorruptError, LeakyError, StorageError, UnsupportedError, UsageError, counted, listed, shown
+from leakycli.formats.base import METADATA, ArrayInfo, Chunking, Member, Outline, Reader, Source, Usage
+from leakycli.formats.zarr import chunks, comparing, conventions, hierarchy, metadata, result
+from leakycli.formats.zarr.codecs import UnknownCodec
 from leakycli.formats.zarr.hierarchy import Node
-from leakycli.formats.zarr.installed import missing_codec
 from leakycli.formats.zarr.masks import Mask
 from leakycli.formats.zarr.metadata import ArrayDocument
-from leakycli.formats.zarr.soundness import Inspector
-from leakycli.formats.zarr.store import Overlaid, Watched
-from leakycli.formats.zarr.tree import DOCUMENTS, Entry, Tree, ZipTree, opened, states_of
+from leakycli.formats.zarr.tree import DOCUMENTS, Entry, ZipTree, opened, states_of
 from leakycli.function.rule import Rule
 from leakycli.regions import Box, Grid, Presence
-from leakycli.stores.remote import Remote
+
+if TYPE_CHECKING:
+    from leakycli.stores.remote import Remote
 
 #: Most write units of an array: one bit of memory each.
 _MOST_UNITS = 1 << 34
@@ -117,10 +108,15 @@ class ZarrSource:
     def sequential(self, member: Member) -> bool:
         return False
 
-    def reader(self, member: Member) -> ZarrReader:
+    def reader(self, member: Member) -> Reader[Box]:
         assert member.array is not None
-        reader = PlainReader if member.array.chunking is not None and member.array.chunking.plain else ZarrReader
-        return reader(self.tree, self.key(member), member.array, self.documents[member.key], self._listed(member))
+        array = self.key(member), member.array, self.documents[member.key], self._listed(member)
+        try:
+            return chunks.ChunkReader(self.tree.objects(), *array)
+        except UnknownCodec as unknown:
+            from leakycli.formats.zarr.fallback import FallbackReader
+
+            return FallbackReader(self.tree, *array, str(unknown))
 
     def mask(self, member: Member, rule: Rule) -> Mask | None:
         mask = result.mask_of(self.documents[member.key], rule)
@@ -239,15 +235,8 @@ class ZarrSource:
             assert document.dtype is not None
             if (attribute := conventions.reinterpreted(document.attributes, document.dtype.kind)) is not None:
                 raise UnsupportedError(f"{where}: has {attribute}, so that readers take its numbers for others; convert it first")
-            if (missing := missing_codec(document)) is not None:
-                raise UsageError(f"{where}: {missing}")
-            chunking = replace(
-                chunking,
-                turned=document.turned,
-                at_once=engine.at_once(document, self.tree.files),
-                plain=engine.is_plain(document, self.tree.files),
-            )
-            info = ArrayInfo(key, document.shape, document.dtype, False, chunking)
+            _check_installed(document, where)
+            info = ArrayInfo(key, document.shape, document.dtype, False, replace(chunking, held=chunks.reading(document)))
             return Member(key, key, info, unasked=not key or bool(floating), reserved=self._reserved(document, where))
         except LeakyError as error:
             # It matters only if it is transformed. Of what type it is may be unclear; floats are, and what has no leaky ReLU is not.
@@ -263,6 +252,17 @@ class ZarrSource:
         )
 
 
+def _check_installed(document: ArrayDocument, where: str) -> None:
+    """Raise UsageError where a codec of the array is known and not installed."""
+    try:
+        chunks.chain_of(document)
+    except UnknownCodec:
+        from leakycli.formats.zarr.installed import missing_codec
+
+        if (missing := missing_codec(document)) is not None:
+            raise UsageError(f"{where}: {missing}") from None
+
+
 def _digest(nodes: Iterable[Node]) -> str:
     """Of all documents of some nodes."""
     digest = hashlib.blake2b(digest_size=16)
@@ -274,162 +274,3 @@ def _digest(nodes: Iterable[Node]) -> str:
 
 def _has(count: int) -> str:
     return "has" if count == 1 else "have"
-
-
-class ZarrReader:
-    """Reads boxes of an array, from any number of threads."""
-
-    sequential = False
-    decodes = False
-    cumulative = False
-    pipeline: str | None
-
-    def __init__(self, tree: Tree, key: str, info: ArrayInfo, document: ArrayDocument, stored: Presence | None) -> None:
-        """stored: the write units that were there when the source was opened, and must be when they are read; None: any may be missing."""
-        self.info = info
-        self._tree, self._key, self._document, self._stored = tree, key, document, stored
-        self._grid = Grid(document.shape, document.unit)
-        try:
-            # Plain files are looked at before: not all who read those ask the store for them.
-            store = tree.store()
-            if (canonical := document.canonical) is not None:
-                store = Overlaid(store, f"{key}/zarr.json" if key else "zarr.json", json.dumps(canonical).encode())
-            self._store = store if tree.files else Watched(store, self._look)
-            self._array = engine.OpenArray(self._store, key, document, tree.files)
-            self.pipeline = self._array.pipeline
-            self._inspector = Inspector(document)
-        except Exception as error:
-            raise self._unopened(error) from None
-        self._prototype = default_buffer_prototype()
-
-    def _unopened(self, error: Exception) -> LeakyError:
-        found = engine.explained(error, self._tree.where(self._key), "cannot read")
-        if not isinstance(found, CorruptError) or isinstance(error, LeakyError):
-            return found
-        text = shown(" ".join(str(error).split()))[:200] or type(error).__name__
-        return CorruptError(f"{self._tree.where(self._key)}: cannot be opened: {text}")
-
-    def fetch(self, region: Box, buffer: Array) -> None:
-        raise NotImplementedError("boxes are read as they are needed")
-
-    def read(self, region: Box, buffer: Array) -> tuple[Array, None]:
-        x: Array = buffer[: region.size * self.info.dtype.itemsize].view(self.info.dtype).reshape(region.shape)
-        keys = [(number, self._chunk(number)) for number in self._grid.units(region) if self._expected(number)] if self._tree.files else []
-        for number, key in keys:
-            self._inspect(number, key)
-        try:
-            self._read(region, x, len(keys))
-        except Exception as error:
-            raise self._diagnosed(region, error) from None
-        for _, key in keys:
-            # What is gone zarr takes for what never was.
-            if not self._tree.holds(key):
-                raise self._gone(key)
-        return x, None
-
-    def _expected(self, number: int) -> bool:
-        return self._stored is not None and number in self._stored
-
-    def _look(self, key: str, found: Buffer | None, part: ByteRequest | None) -> None:
-        """Raise what is wrong with what zarr is about to get."""
-        index = self._document.chunk_index(key[len(self._key) + 1 if self._key else 0 :])
-        if index is None:
-            return
-        number = self._grid.number(index)
-        if found is None:
-            if self._expected(number):
-                raise self._gone(key)
-            return
-        data = found.to_bytes()
-        if part is None:
-            problem = self._inspector.problem(io.BytesIO(data), self._grid.box(index).shape == self._grid.unit)
-        else:
-            problem = self._inspector.part_problem(data, part.start) if isinstance(part, RangeByteRequest) else None
-        if problem is not None:
-            raise CorruptError(f"{self._tree.where(key)}: cannot be decoded: {problem}")
-
-    def _inspect(self, number: int, key: str) -> None:
-        """Raise what the decoders pass over, and what the system says; a pipeline in another language may not tell it."""
-        where = self._tree.where(key)
-        try:
-            with self._tree.open(key) as file:
-                problem = self._inspector.problem(file, self._grid.box(self._grid.index(number)).shape == self._grid.unit)
-        except FileNotFoundError:
-            raise self._gone(key) from None
-        except OSError as error:
-            raise engine.explained(error, where, "cannot read") from None
-        if problem is not None:
-            raise CorruptError(f"{where}: cannot be decoded: {problem}")
-
-    def _gone(self, key: str) -> LeakyError:
-        return SourceChangedError(f"{self._tree.where(key)}: was deleted while it was read; restore it and run again")
-
-    def _read(self, region: Box, x: Array, units: int = 1) -> None:
-        self._array.at(units).get_basic_selection(region.slices, out=self._prototype.nd_buffer.from_numpy_array(x))
-
-    def _chunk(self, number: int) -> str:
-        return "/".join(part for part in (self._key, self._document.chunk_key(self._grid.index(number))) if part)
-
-    def _diagnosed(self, region: Box, error: Exception) -> LeakyError:
-        """The error of the first write unit in `region` that has one."""
-        if isinstance(error, LeakyError):
-            return error
-        for number in self._grid.units(region):
-            box = self._grid.box(self._grid.index(number))
-            where = self._tree.where(self._chunk(number))
-            try:
-                self._read(box, np.empty(box.shape, self.info.dtype))
-            except Exception as inner:
-                return engine.explained(inner, where, "cannot read")
-        return engine.explained(error, self._tree.where(self._key), "cannot read")
-
-    def commit(self, payloads: list[Any]) -> None:
-        pass
-
-    def finish(self) -> None:
-        pass
-
-    def close(self) -> None:
-        self._store.close()
-
-
-class PlainReader(ZarrReader):
-    """Reads boxes of an array whose write units are files of plain elements: without zarr, which would read them into memory of its own."""
-
-    def __init__(self, tree: Tree, key: str, info: ArrayInfo, document: ArrayDocument, stored: Presence | None) -> None:
-        # zarr has opened it, too: it may refuse what the document says.
-        super().__init__(tree, key, info, document, stored)
-        self.pipeline = None
-        self._fill = 0 if document.fill_value is None else document.fill_value
-
-    def read(self, region: Box, buffer: Array) -> tuple[Array, None]:
-        x: Array = buffer[: region.size * self.info.dtype.itemsize].view(self.info.dtype).reshape(region.shape)
-        for number in self._grid.units(region):
-            unit = self._grid.box(self._grid.index(number))
-            common = unit.common(region)
-            self._read_unit(number, common.within(unit) or (...,), x[common.within(region) or ...])
-        return x, None
-
-    def _read_unit(self, number: int, selection: tuple[slice | EllipsisType, ...], x: Array) -> None:
-        """Put what `selection` selects of a write unit into `x`."""
-        key = self._chunk(number)
-        try:
-            with self._tree.open(key) as file:
-                size, belong = os.fstat(file.fileno()).st_size, prod(self._grid.unit) * self.info.dtype.itemsize
-                if size != belong:
-                    raise CorruptError(f"{self._tree.where(key)}: cannot be decoded: it has {size} bytes, where {belong} belong")
-                whole = x if x.shape == self._grid.unit and x.flags.c_contiguous else np.empty(self._grid.unit, self.info.dtype)
-                view, done = whole.reshape(-1).view(np.uint8).data, 0
-                while done < size:
-                    if not (count := os.readv(file.fileno(), [view[done:]])):
-                        raise SourceChangedError(f"{self._tree.where(key)}: ended at byte {done}: it became shorter while it was read")
-                    done += count
-        except (FileNotFoundError, NotADirectoryError):
-            if self._expected(number):
-                raise self._gone(key) from None
-            x[...] = self._fill
-            return
-        except OSError as error:
-            raise engine.explained(error, self._tree.where(key), "cannot read") from None
-        if whole is not x:
-            x[...] = whole[selection]

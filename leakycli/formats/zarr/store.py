@@ -1,4 +1,4 @@
-"""The stores that zarr reads and writes through where there are no plain files."""
+"""The stores that zarr reads and writes through, for arrays that go through its own pipeline (`fallback`)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,8 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import FsspecStore, WrapperStore
 
 from leakycli.errors import StorageError
-from leakycli.formats.base import METADATA
+from leakycli.formats.zarr.metadata import is_document
 from leakycli.stores.remote import Remote
-
-
-def is_document(key: str) -> bool:
-    """Whether `key` is that of a metadata document."""
-    return key.rpartition("/")[2] in METADATA
 
 
 class RemoteStore(FsspecStore):

@@ -1,4 +1,4 @@
-"""Writing Zarr: what mirrors a Zarr source is made from its metadata documents, all else by zarr's own defaults.
+"""Write Zarr: results that mirror a Zarr source have its metadata documents, adapted; all others have those that zarr would make.
 
 Chunks go to a folder, or under a URL. A `.zarr.zip` is a folder packed as the last step: stored, in the order that zarr reads best,
 documents first.
@@ -6,23 +6,19 @@ documents first.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import re
-import warnings
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-import numcodecs
 import numpy as np
-import zarr
-import zarr.codecs
 
 from leakycli import stopping
 from leakycli._version import __version__
-from leakycli.errors import LeakyError, LossError, SourceChangedError, UnsupportedError, UsageError, counted, shown
-from leakycli.formats.base import METADATA, Array, ArrayInfo, Begun, Chunking, Layout, Member, Source
-from leakycli.formats.zarr import consolidated, engine, masks, metadata, result, translate
+from leakycli.errors import LossError, SourceChangedError, UnsupportedError, UsageError, counted, shown
+from leakycli.formats.base import METADATA, ArrayInfo, Begun, Chunking, Held, Layout, Member, Source, Writer
+from leakycli.formats.zarr import chunks, consolidated, masks, metadata, new, result, translate
+from leakycli.formats.zarr.codecs import UnknownCodec
 from leakycli.formats.zarr.hierarchy import Node
 from leakycli.formats.zarr.metadata import ArrayDocument, Document
 from leakycli.formats.zarr.place import FolderPlace, Place, UrlPlace
@@ -30,17 +26,13 @@ from leakycli.formats.zarr.source import ZarrSource
 from leakycli.formats.zipfile import pack
 from leakycli.function.rule import Rule
 from leakycli.function.stats import NanError
-from leakycli.regions import Box, Grid, Index
-from leakycli.stores.remote import Remote
+from leakycli.regions import Box
 from leakycli.system import sync_path
 
-#: Bytes of a chunk of a new array, about.
-_CHUNK_BYTES = 4 << 20
+if TYPE_CHECKING:
+    from leakycli.stores.remote import Remote
 
 _COMPRESSOR = "zstd:3"
-
-_BLOSC_CODECS = ("lz4", "lz4hc", "blosclz", "zstd", "zlib")
-_SHUFFLES = ("noshuffle", "shuffle", "bitshuffle")
 
 
 def mirrors(layout: Layout, source: Source) -> bool:
@@ -55,27 +47,31 @@ def result_array(array: ArrayInfo, dtype: np.dtype[Any], layout: Layout, source:
     if mirrors(layout, source):
         if had is not None and (problem := metadata.too_large(had.codecs, had.chunks, dtype)) is not None:
             raise UnsupportedError(f"{name}{problem}; choose smaller chunks (--chunks) or another compressor (--compressor)")
+        if had is not None and isinstance(source, ZarrSource):
+            had = replace(had, held=_writing(metadata.adapt(source.documents[member.key], dtype, None)[0]))
         return ArrayInfo(array.name, array.shape, dtype, False, had)
     for given, option in ((layout.chunks, "--chunks"), (layout.shards, "--shards")):
         if given is not None and len(given) != len(array.shape):
             raise UsageError(
                 f"{name}{option} has {counted(len(given), 'length')}, the array {counted(len(array.shape), 'dimension')} {array.shape}"
             )
-    chunks = layout.chunks or (had.chunks if had else default_chunks(array.shape, dtype.itemsize))
+    inner = layout.chunks or (had.chunks if had else new.default_chunks(array.shape, dtype.itemsize))
     shards = layout.shards or (had.shards if had and layout.chunks is None and layout.zarr_format != 2 else None)
     if shards is not None:
         if (layout.zarr_format or _format_of(source, member)) == 2:
             raise UsageError(f"{name}--shards is for Zarr format 3; format 2 has none")
-        if any(s % c for s, c in zip(shards, chunks, strict=True)):
-            raise UsageError(f"{name}shards {shards} are not made of whole chunks {chunks} (--shards, --chunks)")
+        if any(s % c for s, c in zip(shards, inner, strict=True)):
+            raise UsageError(f"{name}shards {shards} are not made of whole chunks {inner} (--shards, --chunks)")
     compressor = layout.compressor or _COMPRESSOR
-    if layout.compressor is None and had is not None and (had.codecs == "none" or _compressors(had.codecs, 3, quiet=True) is not None):
+    if layout.compressor is None and had is not None and new.is_compressor(had.codecs):
         compressor = had.codecs
-    _compressors(compressor, 3)
-    if (problem := metadata.too_large(compressor, chunks, dtype)) is not None:
+    new.check_compressor(compressor)
+    if (problem := metadata.too_large(compressor, inner, dtype)) is not None:
         raise UsageError(f"{name}{problem}; choose smaller chunks (--chunks) or another compressor (--compressor)")
-    chunking = Chunking(chunks, shards, compressor, had.fill if had else None, plain=compressor == "none" and shards is None)
-    return ArrayInfo(array.name, array.shape, dtype.newbyteorder("="), False, chunking)
+    chunking = Chunking(inner, shards, compressor, had.fill if had else None)
+    made = ArrayInfo(array.name, array.shape, dtype.newbyteorder("="), False, chunking)
+    held = _writing(new.document(made, layout.zarr_format or _format_of(source, member)))
+    return replace(made, chunking=replace(chunking, held=held))
 
 
 def carries(layout: Layout, source: Source, member: Member) -> bool:
@@ -93,65 +89,19 @@ def carries(layout: Layout, source: Source, member: Member) -> bool:
     return member.array is not None
 
 
-def default_chunks(shape: Index, itemsize: int) -> Index:
-    """Chunks of about 4 MiB: runs of whole rows, so that an array that comes or goes in order needs little memory."""
-    chunks = [max(n, 1) for n in shape]
-    for axis in range(len(chunks)):
-        inner = itemsize
-        for n in chunks[axis + 1 :]:
-            inner *= n
-        chunks[axis] = max(1, min(chunks[axis], _CHUNK_BYTES // inner))
-        if chunks[axis] > 1 or inner <= _CHUNK_BYTES:
-            break
-    return tuple(chunks)
-
-
 def _format_of(source: Source, member: Member) -> int:
     return source.documents[member.key].zarr_format if isinstance(source, ZarrSource) else 3
-
-
-def _compressors(text: str, zarr_format: int, quiet: bool = False) -> Any:
-    """zarr's compressor for "none", "zstd:LEVEL", "gzip:LEVEL" or "blosc-CODEC:LEVEL:SHUFFLE". Raises UsageError; None if `quiet`."""
-    name, *rest = text.split(":")
-    level = int(rest[0]) if rest and re.fullmatch(r"\d{1,2}", rest[0]) else None
-    if name == "none" and not rest:
-        return ()
-    if len(rest) == 0 or level is not None:
-        if name == "zstd" and len(rest) < 2 and (level or 3) <= 22:
-            return _zstd(3 if level is None else level, zarr_format)
-        if name == "gzip" and len(rest) < 2 and (level or 6) <= 9:
-            return _gzip(6 if level is None else level, zarr_format)
-        codec, shuffle = name.removeprefix("blosc-"), rest[1] if len(rest) > 1 else "shuffle"
-        if name.startswith("blosc-") and codec in _BLOSC_CODECS and shuffle in _SHUFFLES and len(rest) < 3 and (level or 5) <= 9:
-            return _blosc(codec, 5 if level is None else level, shuffle, zarr_format)
-    if quiet:
-        return None
-    raise UsageError(
-        f"compressor {text!r} is not known for Zarr; choose none, zstd:1 to zstd:22, gzip:1 to gzip:9 or blosc-CODEC:LEVEL:SHUFFLE "
-        f"(codec {', '.join(_BLOSC_CODECS)}; shuffle {', '.join(_SHUFFLES)})"
-    )
 
 
 def check_compressor(text: str | None) -> None:
     """Raise UsageError for an unknown one."""
     if text is not None:
-        _compressors(text, 3)
+        new.check_compressor(text)
 
 
-def _zstd(level: int, zarr_format: int) -> Any:
-    return (zarr.codecs.ZstdCodec(level=level),) if zarr_format == 3 else numcodecs.Zstd(level)
-
-
-def _gzip(level: int, zarr_format: int) -> Any:
-    return (zarr.codecs.GzipCodec(level=level),) if zarr_format == 3 else numcodecs.GZip(level)
-
-
-def _blosc(codec: str, level: int, shuffle: str, zarr_format: int) -> Any:
-    if zarr_format == 3:
-        # Names were enumerations and are strings; both versions take strings.
-        names: dict[str, Any] = {"cname": codec, "shuffle": shuffle}
-        return (zarr.codecs.BloscCodec(clevel=level, **names),)
-    return numcodecs.Blosc(codec, level, _SHUFFLES.index(shuffle))
+def _writing(fields: Document) -> Held:
+    """Memory for writing the array that a document describes."""
+    return chunks.writing(metadata.parse(fields, {}, "the result"))
 
 
 class ZarrTarget:
@@ -165,14 +115,14 @@ class ZarrTarget:
         self._consolidated: dict[str, dict[str, Any]] = {}
         self._archive: str | None = None
         self._place: Place
-        if isinstance(path, Remote):
+        if not isinstance(path, str):
             self._place = UrlPlace(path)
             return
         if packed:
             self._archive = path
         self._place = FolderPlace(f"{path}.folder" if packed else path, begun, flush)
 
-    def writer(self, info: ArrayInfo, source: Source, member: Member, rule: Rule | None = None, begun: Begun | None = None) -> ZarrWriter:
+    def writer(self, info: ArrayInfo, source: Source, member: Member, rule: Rule | None = None, begun: Begun | None = None) -> Writer[Box]:
         assert info.chunking is not None
         key = member.name if source.format != "npy" else ""
         if (key or source.format == "npz") and not _may_be_key(key):
@@ -195,9 +145,12 @@ class ZarrTarget:
         document = self._document(key)
         if isinstance(source, ZarrSource):
             self._copy_strays(source, member, key, document)
-        if isinstance(self._place, FolderPlace) and engine.is_plain(document, files=True) and document.dtype == info.dtype:
-            return PlainWriter(self._place, key, info, document, write_empty)
-        return ZarrWriter(self._place, key, info, document, write_empty)
+        try:
+            return chunks.ChunkWriter(self._place.objects(), key, info, document, write_empty, self._place)
+        except UnknownCodec as unknown:
+            from leakycli.formats.zarr.fallback import FallbackWriter
+
+            return FallbackWriter(self._place, key, info, document, write_empty, str(unknown))
 
     def _warn(self, key: str, warnings: Iterable[str]) -> None:
         """Of the array under `key`."""
@@ -219,7 +172,7 @@ class ZarrTarget:
             if self._layout.provenance:
                 attributes["leakycli"] = provenance(rule)
         if not mirror:
-            return self._new(key, info, said.fill, attributes, zarr_format, said.names, document)
+            return self._new(info, said.fill, attributes, zarr_format, said.names, document)
         adapted, beside, warned = metadata.adapt(document, info.dtype, said.fill, attributes)
         self._warn(key, warned)
         if beside is None:
@@ -232,11 +185,10 @@ class ZarrTarget:
         if source.format == "npz" or key:
             self._ensure_groups(key, zarr_format)
         attributes = {"leakycli": provenance(rule)} if rule is not None and self._layout.provenance else {}
-        return self._new(key, info, None, attributes, zarr_format, None, None)
+        return self._new(info, None, attributes, zarr_format, None, None)
 
     def _new(
         self,
-        key: str,
         info: ArrayInfo,
         fill: np.generic | None,
         attributes: Document,
@@ -244,42 +196,18 @@ class ZarrTarget:
         names: list[str | None] | None,
         before: ArrayDocument | None,
     ) -> dict[str, Document]:
-        """The documents of a new array, as zarr makes them. before: those of its source, of which the form of chunk keys is kept."""
-        assert info.chunking is not None
-        keys: dict[str, Any] = {}
-        if before is not None and before.zarr_format == zarr_format:
-            keys["chunk_key_encoding"] = {
-                "name": "default" if before.prefix else "v2",
-                "separator": before.separator,
-            }
-        elif before is not None and zarr_format == 2:
-            keys["chunk_key_encoding"] = {"name": "v2", "separator": before.separator}
-        memory = zarr.storage.MemoryStore()
-        with warnings.catch_warnings(), _creating(key):
-            warnings.simplefilter("ignore")
-            zarr.create_array(
-                memory,
-                shape=info.shape,
-                dtype=info.dtype,
-                chunks=tuple(info.chunking.chunks),
-                shards=info.chunking.shards,
-                filters=(),
-                compressors=_compressors(info.chunking.codecs, zarr_format),
-                fill_value=0,
-                zarr_format=2 if zarr_format == 2 else 3,
-                dimension_names=names if zarr_format == 3 else None,
-                order="C" if zarr_format == 2 else None,
-                **keys,
-            )
-        name = "zarr.json" if zarr_format == 3 else ".zarray"
-        fields: Document = json.loads(memory._store_dict[name].to_bytes())
+        """The documents of a new array. before: those of its source, of which the form of chunk keys is kept."""
+        keys = None
+        if before is not None and zarr_format in (before.zarr_format, 2):
+            keys = "default" if before.prefix else "v2", before.separator
+        fields = new.document(info, zarr_format, names if zarr_format == 3 else None, keys)
         if fill is not None:
             fields["fill_value"] = metadata.encode_fill(fill, zarr_format)
         elif before is not None and zarr_format == 2:
             fields["fill_value"] = None
         if zarr_format == 3:
-            return {name: {**fields, "attributes": attributes}}
-        return {name: fields} | ({".zattrs": attributes} if attributes else {})
+            return {"zarr.json": fields | {"attributes": attributes}}
+        return {".zarray": fields} | ({".zattrs": attributes} if attributes else {})
 
     def _ensure_groups(self, key: str, zarr_format: int) -> None:
         """Groups above the array `key`, where there are none yet."""
@@ -450,18 +378,6 @@ def _may_be_key(name: str) -> bool:
     return not odd and "\0" not in name and "\\" not in name
 
 
-@contextlib.contextmanager
-def _creating(key: str) -> Iterator[None]:
-    """Say which array zarr cannot make, and why."""
-    try:
-        yield
-    except (LeakyError, OSError):
-        raise
-    except Exception as error:
-        text = shown(" ".join(str(error).split()))[:200] or type(error).__name__
-        raise UnsupportedError(f"{f'array {shown(key)}: ' if key else ''}cannot be made in a Zarr hierarchy: {text}") from None
-
-
 def provenance(rule: Rule) -> str:
     """The attribute that says what was done to an array: JSON as text, as netCDF has no attributes that are objects."""
     done = {
@@ -493,88 +409,3 @@ def _result_fill(info: ArrayInfo, rule: Rule | None, source: Source, member: Mem
                 f"{name}chunks that are not stored are NaN, which has no value in {rule.dtype.name}; say what it becomes (--nan N)"
             ) from None
         return None
-
-
-class ZarrWriter:
-    """Writes boxes of whole write units, from any number of threads."""
-
-    sequential = False
-    pipeline: str | None
-
-    def __init__(self, place: Place, key: str, info: ArrayInfo, document: ArrayDocument, write_empty: bool) -> None:
-        """write_empty: chunks of nothing but fill values are written too."""
-        self.info = info
-        self._parts = place, key, info, document, write_empty
-        self._place, self._key, self._document = place, key, document
-        self._grid = Grid(document.shape, document.unit)
-        self._array = engine.OpenArray(place.store(), key, document, place.files, write_empty)
-        self.pipeline = self._array.pipeline
-        self._all: engine.OpenArray | None = None
-
-    def write(self, region: Box, y: Array) -> Box:
-        try:
-            self._open_for(y).at(sum(1 for _ in self._grid.units(region)))[region.slices or ...] = y
-        except Exception as error:
-            where = self._place.where(self._chunk(next(iter(self._grid.units(region)))))
-            found = engine.explained(error, where, "cannot write")
-            raise found if isinstance(found, OSError) else UnsupportedError(f"cannot write {where}: {shown(str(error))[:200]}") from None
-        return region
-
-    def _open_for(self, y: Array) -> engine.OpenArray:
-        """The array, to write `y`: with all chunks of a shard where some are of NaN with another payload than the fill value's."""
-        fill = self._document.fill_value
-        if self._document.shards is None or fill is None or fill == fill:
-            return self._array
-        bits = np.dtype(f"u{y.itemsize}")
-        native = np.ascontiguousarray(y, y.dtype.newbyteorder("="))
-        if not (np.isnan(native) & (native.view(bits) != np.asarray(fill, native.dtype).view(bits))).any():
-            return self._array
-        if self._all is None:
-            place, key, _, document, _ = self._parts
-            self._all = engine.OpenArray(place.store(), key, document, place.files, True)
-        return self._all
-
-    def commit(self, payloads: list[Any]) -> None:
-        self._place.wrote(self._chunk(number) for region in payloads for number in self._grid.units(region))
-
-    def state(self) -> Any:
-        return None
-
-    def _chunk(self, number: int) -> str:
-        return _under(self._key, self._document.chunk_key(self._grid.index(number)))
-
-    def finish(self) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-class PlainWriter(ZarrWriter):
-    """Writes boxes of whole write units that are files of plain elements: without zarr, which would copy them first."""
-
-    def __init__(self, place: FolderPlace, key: str, info: ArrayInfo, document: ArrayDocument, write_empty: bool) -> None:
-        super().__init__(place, key, info, document, write_empty)
-        self.pipeline, self._folder = None, place
-        self._write_empty = write_empty
-        self._fill = np.full(1, 0 if document.fill_value is None else document.fill_value, info.dtype)
-
-    def write(self, region: Box, y: Array) -> Box:
-        for number in self._grid.units(region):
-            unit = y[self._grid.box(self._grid.index(number)).within(region) or ...]
-            if not self._write_empty and self._is_empty(unit):
-                continue
-            if unit.shape != self._grid.unit or not unit.flags.c_contiguous:
-                whole = np.empty(self._grid.unit, self.info.dtype)
-                if unit.shape != whole.shape:
-                    whole[...] = self._fill
-                whole[tuple(map(slice, unit.shape))] = unit
-                unit = whole
-            self._folder.put(self._chunk(number), unit.reshape(-1).view(np.uint8).data)
-        return region
-
-    def _is_empty(self, unit: Array) -> bool:
-        """Whether all elements are the fill value, to the bit."""
-        fill = self._fill.view(f"u{self._fill.itemsize}")
-        first = unit[(slice(0, 1),) * unit.ndim].reshape(1).view(fill.dtype)
-        return bool(first == fill) and bool((unit.view(fill.dtype) == fill).all())

@@ -5,11 +5,9 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import zarr
-from zarr.abc.store import Store
 
 from leakycli.errors import UsageError, shown
 from leakycli.formats.zarr import consolidated
@@ -17,8 +15,12 @@ from leakycli.formats.zarr.conventions import dimensions
 from leakycli.formats.zarr.hierarchy import Node, parsed_document
 from leakycli.formats.zarr.metadata import Document
 
+if TYPE_CHECKING:
+    import zarr
+    from zarr.abc.store import Store
+
 #: Where an array is: a store, its key there, its node.
-Place = tuple[Store, str, Node]
+Place = tuple["Store", str, Node]
 
 
 def group_documents(node: Node, zarr_format: int) -> dict[str, Document]:
@@ -45,6 +47,8 @@ def consolidated_entries(below: Mapping[str, Node], zarr_format: int, before: Ma
 
 def check_array(source: Place, zarr_format: int) -> None:
     """Raise UsageError where an array cannot be written in that version."""
+    import zarr
+
     _new(source, zarr.storage.MemoryStore(), "", zarr_format)
 
 
@@ -72,6 +76,8 @@ def difference(one: Place, two: Place) -> str | None:
 
 def _new(source: Place, store: Store, key: str, zarr_format: int) -> tuple[zarr.Array[Any], zarr.Array[Any]]:
     """An array, opened, and a new one like it in another version."""
+    import zarr
+
     node = source[2]
     try:
         array = _opened(source)
@@ -104,6 +110,8 @@ def _new(source: Place, store: Store, key: str, zarr_format: int) -> tuple[zarr.
 
 
 def _opened(place: Place) -> zarr.Array[Any]:
+    import zarr
+
     store, key, node = place
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -15,15 +15,17 @@ import threading
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Protocol, cast
-
-from zarr.abc.store import Store
-from zarr.storage import LocalStore, ZipStore
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
 
 from leakycli.errors import CorruptError, LeakyError, SourceChangedError, StorageError, shown, storage_error
 from leakycli.formats.base import file_identity
-from leakycli.formats.zarr.store import RemoteStore
-from leakycli.stores.remote import Remote
+from leakycli.stores.base import Store
+from leakycli.stores.directory import Directory
+
+if TYPE_CHECKING:
+    import zarr.abc.store
+
+    from leakycli.stores.remote import Remote
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class Tree(Protocol):
 
     path: str
 
-    #: Whether what is read and written are plain files, which every codec pipeline can handle.
+    #: Whether what is read and written are plain files.
     files: bool
 
     #: Whether it can tell what is there; else only what is asked for, by its key, can be known.
@@ -98,7 +100,11 @@ class Tree(Protocol):
         """What tells an archive from a changed one; nothing for a folder."""
         ...
 
-    def store(self) -> Store:
+    def objects(self) -> Store:
+        """Its chunks, by key. Raises StorageError."""
+        ...
+
+    def store(self) -> zarr.abc.store.Store:
         """For zarr, to read only."""
         ...
 
@@ -212,7 +218,12 @@ class FolderTree:
     def identity(self) -> dict[str, Any]:
         return {}
 
-    def store(self) -> Store:
+    def objects(self) -> Store:
+        return Directory(self.path)
+
+    def store(self) -> zarr.abc.store.Store:
+        from zarr.storage import LocalStore
+
         return LocalStore(self.path, read_only=True)
 
     def close(self) -> None:
@@ -282,6 +293,9 @@ class ZipTree:
         if both := sorted(self._sizes.keys() & self._folders.keys()):
             raise CorruptError(f"{shown(path)}: {shown(both[0])[:200]} is a file in it, and a folder of others")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path,)
+
     def where(self, key: str) -> str:
         return shown(f"{self.path}/{key}" if key else self.path)
 
@@ -344,7 +358,14 @@ class ZipTree:
             raise storage_error(error, self.path, "cannot read") from None
         return file_identity(found)
 
-    def store(self) -> Store:
+    def objects(self) -> Store:
+        from leakycli.stores.objects import Members
+
+        return Members(self)
+
+    def store(self) -> zarr.abc.store.Store:
+        from zarr.storage import ZipStore
+
         return ZipStore(self.path, mode="r")
 
     def close(self) -> None:
@@ -377,22 +398,39 @@ class UrlTree:
 
     def holds(self, key: str) -> bool:
         try:
-            self.remote.size(key)
+            self._size(key)
         except FileNotFoundError:
             return False
         return True
 
     def size(self, key: str) -> int:
         try:
-            return self.remote.size(key) or 0
+            return self._size(key) or 0
         except FileNotFoundError:
             return 0
+
+    def _size(self, key: str) -> int | None:
+        held = self._held_back(key)
+        return self.remote.size(key) if held is None else len(held)
+
+    def _held_back(self, key: str) -> bytes | None:
+        """What is under `key`, if it is held back."""
+        return None if self.remote.held is None else self.remote.held.get(key)
 
     def open(self, key: str) -> BinaryIO:
         return io.BytesIO(self.read(key) or b"")
 
     def pieces(self, key: str) -> Iterator[bytes]:
-        with contextlib.closing(self.remote.stream(key)) as stream:
+        if (held := self._held_back(key)) is not None:
+            yield held
+            return
+        try:
+            opened = self.remote.stream(key)
+        except StorageError:
+            if self.holds(key):
+                raise
+            raise SourceChangedError(f"{self.where(key)}: was deleted while it was read; restore it and run again") from None
+        with contextlib.closing(opened) as stream:
             buffer = bytearray(_PIECE)
             while count := stream.readinto(memoryview(buffer)):
                 yield bytes(buffer[:count])
@@ -400,7 +438,14 @@ class UrlTree:
     def identity(self) -> dict[str, Any]:
         return {}
 
-    def store(self) -> Store:
+    def objects(self) -> Store:
+        from leakycli.stores.objects import Objects
+
+        return Objects(self.remote)
+
+    def store(self) -> zarr.abc.store.Store:
+        from leakycli.formats.zarr.store import RemoteStore
+
         return RemoteStore(self.remote, read_only=True)
 
     def close(self) -> None:
@@ -413,7 +458,7 @@ DOCUMENTS = ("zarr.json", ".zarray", ".zgroup")
 
 def opened(path: str | Remote) -> tuple[Tree, str]:
     """The tree that `path` leads into and the key of the node in it, as in "a.zarr.zip/layer1". Raises StorageError, CorruptError."""
-    if isinstance(path, Remote):
+    if not isinstance(path, str):
         return UrlTree(path), ""
     if os.path.isdir(path):
         return FolderTree(path), ""

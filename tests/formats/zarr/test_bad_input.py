@@ -436,7 +436,7 @@ def test_a_chunk_of_a_shard_that_another_is_taken_with(tmp_path: Path, refused: 
     assert index[first].sum() == index[second, 0]
     index[first, 1] += index[second, 1]
     shard.write_bytes(data[:-68] + index.tobytes() + struct.pack("<I", google_crc32c.value(index.tobytes())))
-    refused(source, CorruptError, str(shard), "something follows its end")
+    refused(source, CorruptError, str(shard), "chunks in its index overlap")
 
 
 def test_a_damaged_chunk_of_an_array_in_a_group_is_named_with_its_path(tmp_path: Path, refused: Refused) -> None:

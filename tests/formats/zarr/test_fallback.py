@@ -65,7 +65,7 @@ UNKNOWN = {
 
 
 def reader(layout: Layout, path: Path, stored: Presence | None = None) -> FallbackReader:
-    return FallbackReader(FolderTree(str(path)), "", *info_of(layout), stored)
+    return FallbackReader(FolderTree(str(path)), "", *info_of(layout), stored, "a test")
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
@@ -84,7 +84,7 @@ def test_it_keeps_the_contract_of_readers_and_writers(name: str, tmp_path: Path)
         for document in ("zarr.json", ".zarray"):
             if (tmp_path / "a" / document).exists():
                 shutil.copy(tmp_path / "a" / document, tmp_path / "b")
-        return FallbackWriter(place, "", *info_of(layout), False, place)
+        return FallbackWriter(place, "", *info_of(layout), False, "a test")
 
     check_box_writer(opened, lambda: read(layout, tmp_path / "b", "zarr"), data, grid)
 
