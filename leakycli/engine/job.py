@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
@@ -44,7 +45,7 @@ from leakycli.formats import ArrayInfo, Begun, Chunking, Mask, Member, Reader, S
 from leakycli.formats.flat import SpoolingWriter
 from leakycli.function.kernel import NAME, kernel_bytes
 from leakycli.function.rule import Rule
-from leakycli.function.sample import sample_bytes
+from leakycli.function.sample import result_bytes, sample_bytes
 from leakycli.function.stats import Losses
 from leakycli.options import Options, ignored, place
 from leakycli.regions import Box, Presence, Span
@@ -56,6 +57,9 @@ if TYPE_CHECKING:
 
 #: What requests take beside a region, as a multiple of its bytes in and out: bodies as they come in and go out, and copies of those.
 REQUESTS = 1.0
+
+#: Bytes that what is copied takes until the report is written, with its part in the report.
+COPIED = 4 << 10
 
 #: Bytes of a `.npy` up to which a run is not worth resuming: its result is made without a name and a journal, where the system allows that.
 SMALL = 1 << 20
@@ -284,6 +288,9 @@ class Job:
         try:
             read = (member for member in self._source.members if self._format != "npy" or member.key in self._members)
             held = max((member.memory for member in read), default=0)
+            # Of each array until the report is written.
+            held += sum(result_bytes(array.size) for array in arrays if array.name in self._members)
+            held += COPIED * sum(member.key not in self._members for member in self._source.members if self._format != "npy")
             return self._options.plan(tuple(arrays), self._remote, held)
         except UsageError as error:
             raise UsageError(f"{shown(self._source_path)}: {error}") from None
@@ -401,7 +408,7 @@ class Job:
         partial = self._destination.partial
         if not isinstance(partial, str) or partial == "-" or self._destination.complete:
             return text
-        return text.replace(shown(partial), shown(self._destination.dest))
+        return re.sub(rf"{re.escape(shown(partial))}(?!\.(?:folder|spool|journal)\b)", lambda _: shown(self._destination.dest), text)
 
     def _mendable(self, error: StorageError) -> StorageError:
         """`error`, and what to do about it."""

@@ -31,6 +31,9 @@ QUANTILES = {"0": 0, "0.1": 1, "1": 10, "5": 50, "25": 250, "50": 500, "75": 750
 #: Bins of a histogram, at least and at most; between the two as many as the root of the sample's elements.
 BINS = 10, 100
 
+#: Bytes of the results of an array, with the text of their report, and of each bin (measured).
+_RESULT, _RESULT_BIN = 12 << 10, 288
+
 #: How many times wider than the range of one side the bins may reach which both sides share.
 SHARED = 10
 
@@ -186,7 +189,7 @@ class _Sorted:
 def _edges(before: _Sorted, after: _Sorted) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Edges of the bins of both: the same, unless that would leave one with few bins."""
     ranges = before.range(), after.range()
-    bins = min(max(math.isqrt(before.size), BINS[0]), BINS[1])
+    bins = _bins(before.size)
     if ranges[0] is None or ranges[1] is None:
         return tuple(() if r is None else _equal(*r, bins) for r in ranges)  # type: ignore[return-value]
     low, high = min(r[0] for r in ranges if r), max(r[1] for r in ranges if r)
@@ -196,6 +199,11 @@ def _edges(before: _Sorted, after: _Sorted) -> tuple[tuple[float, ...], tuple[fl
         shared = _equal(low, high, bins)
         return shared, shared
     return _equal(*ranges[0], bins), _equal(*ranges[1], bins)
+
+
+def _bins(size: int) -> int:
+    """Bins for a sample of `size` elements."""
+    return min(max(math.isqrt(size), BINS[0]), BINS[1])
 
 
 def _equal(low: float, high: float, bins: int) -> tuple[float, ...]:
@@ -225,3 +233,8 @@ def _distribution(numbers: _Sorted, edges: tuple[float, ...], summary: Summary) 
 def sample_bytes(rule: Rule, size: int) -> int:
     """Bytes of memory that the sample of an array of `size` elements takes, its results included."""
     return -(-size // stride(size)) * (rule.source.itemsize + rule.dtype.itemsize) if size else 0
+
+
+def result_bytes(size: int) -> int:
+    """Bytes of memory that the results of an array of `size` elements take until its report is written, with their part in the report."""
+    return _RESULT + _bins(-(-size // stride(size))) * _RESULT_BIN if size else _RESULT
