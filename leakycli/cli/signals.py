@@ -12,7 +12,6 @@ from typing import NoReturn
 
 from leakycli import stopping
 
-
 #: Seconds that a run which was told to stop has before another signal ends it.
 PATIENCE = 1.0
 
@@ -29,7 +28,7 @@ def end_at_once(signum: signal.Signals) -> NoReturn:
     """End the process by a second signal: whatever hangs cannot be waited for."""
     with contextlib.suppress(OSError):
         # Not by way of the stream, which may be in use.
-        os.write(2, b"leakycli: stopped at once by %s; the same command with --resume continues what can be resumed\n" % signum.name.encode())
+        os.write(2, f"leakycli: stopped at once by {signum.name}; --resume continues what can be resumed\n".encode())
     die(signum)
 
 

@@ -459,10 +459,10 @@ class UnnamedDestination(FileDestination):
             except OSError as error:
                 raise storage_error(error, path, f"{shown(self.dest)} is done, but cannot write") from None
 
-
     def _publish_copy(self, digest: Any, bytes: int, warnings: tuple[str, ...]) -> None:
         """Publish as a file that has a name from the beginning."""
-        with FileDestination(self.dest, parents=self._parents, like=self._like) as named:
+        named = FileDestination(self.dest, parents=self._parents, like=self._like)
+        with named:
             named.prepare({}, bytes, spool=False)
             with open(self._files[0], "rb", closefd=False) as made, open(open_own(named.partial, os.O_WRONLY), "wb") as file:
                 made.seek(0)

@@ -24,7 +24,7 @@ from leakycli.destination.names import check_distinct, check_reports
 from leakycli.destination.stdout import StandardOutput
 from leakycli.engine import events
 from leakycli.engine.executors import local_executor
-from leakycli.engine.plan import ArrayPlan, GridPlan, Memory, Plan
+from leakycli.engine.plan import ArrayPlan, FlatPlan, GridPlan, Memory, Plan
 from leakycli.engine.route import OF_REGION_AT_ONCE, array_plan, copy_array, fitting_reader, fitting_writer, result_info
 from leakycli.engine.transform import ArrayResult, Progress, run
 from leakycli.errors import (
@@ -595,7 +595,7 @@ class Job:
                         target.restore(None if plan is None else self._results[member.key], self._source, member, rule, kept.target)
                         self._pipelines[member.key] = kept.pipeline
                         if rule is not None:
-                            results[member.key] = _told_result(kept.result)
+                            results[member.key] = _told_result(kept.result, self._results[member.key])
                 if kept is not None:
                     if plan is not None:
                         self._tell(plan, plan.bytes_in, plan.bytes_out, observe)
@@ -631,6 +631,8 @@ class Job:
                     plan, state = recut, Begun(reached.writer)
                     start = reached.position, Progress(rule, plan.size)
                     start[1].restore(past.results())
+                    if isinstance(plan, FlatPlan) and start[1].stats.before.count != reached.position:
+                        raise ValueError("statistics of other elements")
                     share = reached.bytes - self._worked_bytes
                     self._tell(plan, share, share * plan.itemsize_out // plan.itemsize_in, observe)
         with contextlib.ExitStack() as stack:
@@ -695,7 +697,7 @@ class Job:
             assert kept is not None
             self._pipelines[key] = kept.pipeline
             if key in self._members:
-                results[key] = _told_result(kept.result)
+                results[key] = _told_result(kept.result, self._results[key])
         if results.keys() != self._members.keys():
             raise ValueError("a member is missing")
         return results
@@ -787,10 +789,10 @@ class Job:
         return None
 
 
-def _told_result(held: Any) -> ArrayResult:
-    """A result out of a journal. Raises one of `journal.MALFORMED` where it is none."""
+def _told_result(held: Any, array: ArrayInfo) -> ArrayResult:
+    """The result of an array, out of a journal. Raises one of `journal.MALFORMED` where it is none."""
     result = ArrayResult.from_json(held)
-    if json.loads(json.dumps(result.to_json())) != held:
+    if json.loads(json.dumps(result.to_json())) != held or result.stats.before.count != array.size:
         raise ValueError("no result")
     return result
 

@@ -329,9 +329,7 @@ class GridPlan(ArrayPlan[Box]):
         sizes = self.itemsize_in, self.itemsize_out
         part = self.largest_part
         waiting = 0 if self.spool else part * (self.ordered_in * sizes[0] + self.ordered_out * sizes[1])
-        return (
-            workers * (part * sum(sizes) + self.codecs.memory(part, sum(sizes)) + self.scratch) + window(workers) * waiting + self.once
-        )
+        return workers * (part * sum(sizes) + self.codecs.memory(part, sum(sizes)) + self.scratch) + window(workers) * waiting + self.once
 
     def fitted(self, workers: int, budget: int) -> GridPlan:
         if not self.grid.size:

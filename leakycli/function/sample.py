@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from leakycli.function.kernel import Kernel
 from leakycli.function.rule import Rule
-from leakycli.function.stats import BlockStats, Number, Summary
+from leakycli.function.stats import BlockStats, Number, Summary, checked_counts
 
 Array = NDArray[Any]
 
@@ -73,8 +73,12 @@ class Distribution:
 
     @classmethod
     def from_json(cls, held: list[Any]) -> Distribution:
-        """One that holds what `to_json` gave."""
+        """One that holds what `to_json` gave. Raises ValueError or TypeError for what no sample gives."""
         quantiles, edges, counts, *rest = held
+        checked_counts(*counts, *rest)
+        numbers = (*quantiles.values(), *edges)
+        if quantiles.keys() - QUANTILES.keys() or len(edges) != len(counts) + bool(counts) or {*map(type, numbers)} - {int, float}:
+            raise ValueError("no distribution")
         return cls(quantiles, Histogram(tuple(edges), tuple(counts), *rest))
 
 

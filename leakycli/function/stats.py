@@ -127,8 +127,20 @@ class Summary:
 
     @classmethod
     def from_json(cls, held: list[Any]) -> Summary:
-        """One that holds what `to_json` gave."""
-        return cls(*held[:-4], *map(_unpacked, held[-4:-2]), *(int(digits, 16) << places for digits, places in held[-2:]))
+        """One that holds what `to_json` gave. Raises ValueError or TypeError for what no elements give."""
+        count, missing, nan, neginf, posinf, zero, positive, low, high, *sums = held
+        checked_counts(count, missing, nan, neginf, posinf, zero, positive)
+        total, squares = (int(digits, 16) << places for digits, places in sums)
+        found = cls(count, missing, nan, neginf, posinf, zero, positive, _unpacked(low), _unpacked(high), total, squares)
+        if min(found.negative, found.finite, found.positive - found.posinf, found.negative - found.neginf) < 0:
+            raise ValueError("more elements of a kind than there are")
+        return found
+
+
+def checked_counts(*numbers: Any) -> None:
+    """Raise ValueError where one of the numbers that somebody wrote is no count of elements."""
+    if not all(type(number) is int and 0 <= number < 1 << 64 for number in numbers):
+        raise ValueError("no count of elements")
 
 
 def _packed(number: Number | None) -> Number | str | None:
@@ -185,6 +197,9 @@ class BlockStats:
 
     @classmethod
     def from_json(cls, held: list[Any]) -> BlockStats:
-        """One that holds what `to_json` gave."""
-        before, after, losses = held
-        return cls(Summary.from_json(before), Summary.from_json(after), Losses(*losses))
+        """One that holds what `to_json` gave. Raises ValueError or TypeError for what no elements give."""
+        before, after, losses = Summary.from_json(held[0]), Summary.from_json(held[1]), Losses(*held[2])
+        checked_counts(*held[2])
+        if before.count != after.count:
+            raise ValueError("other elements before than after")
+        return cls(before, after, losses)
