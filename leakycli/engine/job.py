@@ -45,7 +45,7 @@ from leakycli.formats import ArrayInfo, Begun, Chunking, Mask, Member, Reader, S
 from leakycli.formats.flat import SpoolingWriter
 from leakycli.function.kernel import NAME, kernel_bytes
 from leakycli.function.rule import Rule
-from leakycli.function.sample import result_bytes, sample_bytes
+from leakycli.function.sample import result_bytes, sample_bytes, stride
 from leakycli.function.stats import Losses
 from leakycli.options import Options, ignored, place
 from leakycli.regions import Box, Presence, Span
@@ -575,6 +575,9 @@ class Job:
                 space += array.bytes_out
             if isinstance(array, GridPlan) and array.spool:
                 spooled += array.bytes_in if array.ordered_in else array.bytes_out
+            if everything and array.name in self._members:
+                # The journal holds the sample, in base64.
+                spooled += -(-array.size // stride(array.size)) * array.itemsize_in * 4 // 3
         return space, spooled
 
     def _transform(self, target: Target, past: Past | None, observe: events.Observer) -> dict[str, ArrayResult]:
