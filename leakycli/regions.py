@@ -6,6 +6,7 @@ A region is a `Span` of an array's flat buffer, or a `Box` of its chunk grid. Bo
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -148,43 +149,71 @@ def _product(ranges: list[range]) -> Iterator[Index]:
             yield first, *rest
 
 
+#: Bytes of a page of a `Presence`, each with eight units.
+_PAGE = 4096
+
+
 class Presence:
-    """Which units of a grid are stored: one bit each."""
+    """Which units of a grid are stored: one bit each, in pages of which only those are held that have one set."""
 
     def __init__(self, size: int) -> None:
         self.size = size
         self.count = 0
-        self._bits = bytearray(-(-size // 8))
+        self._pages: dict[int, bytearray] = {}
+        self._order: list[int] | None = []
 
     def __str__(self) -> str:
         """How many of how many, and what tells these from others."""
-        return f"{self.count} of {self.size} ({hashlib.blake2b(self._bits, digest_size=8).hexdigest()})"
+        digest = hashlib.blake2b(digest_size=8)
+        for page in self._sorted():
+            digest.update(b"%d " % page)
+            digest.update(self._pages[page])
+        return f"{self.count} of {self.size} ({digest.hexdigest()})"
 
     def add(self, number: int) -> None:
-        bit = 1 << (number & 7)
-        if not self._bits[number >> 3] & bit:
-            self._bits[number >> 3] |= bit
+        page, at, bit = self._place(number)
+        if page not in self._pages:
+            self._pages[page], self._order = bytearray(_PAGE), None
+        bits = self._pages[page]
+        if not bits[at] & bit:
+            bits[at] |= bit
             self.count += 1
 
     def __contains__(self, number: int) -> bool:
-        return bool(self._bits[number >> 3] >> (number & 7) & 1)
+        page, at, bit = self._place(number)
+        return page in self._pages and bool(self._pages[page][at] & bit)
+
+    @staticmethod
+    def _place(number: int) -> tuple[int, int, int]:
+        """The page of a unit, and its byte and bit there."""
+        page, at = divmod(number >> 3, _PAGE)
+        return page, at, 1 << (number & 7)
+
+    def _sorted(self) -> list[int]:
+        """The numbers of the pages."""
+        if self._order is None:
+            self._order = sorted(self._pages)
+        return self._order
 
     def first(self, start: int) -> int | None:
         """The first stored unit from number `start` on."""
         if self.count == self.size:
             return start if start < self.size else None
-        for number in range(start, min((start | 7) + 1, self.size)):
-            if number in self:
-                return number
-        # The empty bytes between are skipped at the speed of memory.
-        at, end = (start >> 3) + 1, len(self._bits)
-        while at < end:
-            stretch = bytes(self._bits[at : at + 4096])
-            if stripped := stretch.lstrip(b"\0"):
-                at += len(stretch) - len(stripped)
-                byte = self._bits[at]
-                return at * 8 + (byte & -byte).bit_length() - 1
-            at += len(stretch)
+        page, at, bit = self._place(start)
+        pages = self._sorted()
+        for place in range(bisect_left(pages, page), len(pages)):
+            number = pages[place]
+            bits = self._pages[number]
+            begin = at if number == page else 0
+            # The units before the first of its byte do not count.
+            byte = bits[begin] & -bit if number == page else bits[begin]
+            if not byte:
+                stripped = bits[begin + 1 :].lstrip(b"\0")
+                if not stripped:
+                    continue
+                begin = _PAGE - len(stripped)
+                byte = bits[begin]
+            return (number * _PAGE + begin) * 8 + (byte & -byte).bit_length() - 1
         return None
 
 

@@ -15,7 +15,7 @@ import click
 
 from leakycli._version import __version__
 from leakycli.cli.environment import PREFIX
-from leakycli.cli.signals import Interrupted, deliver_signals
+from leakycli.cli.signals import Interrupted, deliver_signals, die
 from leakycli.errors import LeakyError, visible
 
 _COMMANDS = ("apply", "info", "verify", "report", "completion")
@@ -189,9 +189,6 @@ def _say(message: str) -> None:
 
 
 def _die(signum: signal.Signals) -> NoReturn:
-    """End the process by `signum` itself, so that a shell loop around it stops too."""
+    """End the process by `signum`, whatever standard output still holds."""
     _discard_output()
-    signal.signal(signum, signal.SIG_DFL)
-    os.kill(os.getpid(), signum)
-    # Blocked or not delivered yet: the exit code that a shell would show for it.
-    os._exit(128 + signum)
+    die(signum)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import stat
 from types import TracebackType
 from typing import Any
@@ -16,10 +17,10 @@ from typing import Any
 from leakycli.destination.base import FILE_MODE, FOLDER_MODE, Destination, LockedDestination
 from leakycli.destination.journal import Past, Published
 from leakycli.destination.names import Names, check_destination, folder_wanted, missing_bytes, resolve
-from leakycli.destination.rename import Identity, exchange, identity, is_empty, remove, rename_new
+from leakycli.destination.rename import NO_SUCH_CALL, Identity, exchange, identity, is_empty, remove, rename_new
 from leakycli.destination.states import ROWS, Action, State
 from leakycli.errors import StorageError, UsageError, shown, storage_error
-from leakycli.system import sync_path
+from leakycli.system import open_own, sync_path
 
 #: Where Linux keeps access control lists.
 _ACLS = ("system.posix_acl_access", "system.posix_acl_default")
@@ -155,9 +156,9 @@ class FileDestination(LockedDestination):
         self._made = {}
 
     def _remove_empty(self) -> None:
-        """What a run had made, and did not come to tell its journal of."""
+        """What a run had made, also in the place of what its journal names, and did not come to tell its journal of."""
         for role, path in self.names.made.items():
-            if role not in self._made and role != "replaced" and is_empty(path):
+            if role != "replaced" and is_empty(path) and identity(path) != self._made.get(role):
                 remove(path)
 
     def extent(self) -> int:
@@ -432,7 +433,14 @@ class UnnamedDestination(FileDestination):
             mode = os.fstat(self._files[0]).st_mode & 0o777
             if (final := mode & self._wanted(folder=False)) != mode:
                 os.fchmod(self._files[0], final)
-            _name(self.partial, self.names.dest)
+            try:
+                _name(self.partial, self.names.dest)
+            except OSError as error:
+                if error.errno not in NO_SUCH_CALL:
+                    raise
+                # Here no file can get a second name, and so none its first.
+                self._publish_copy(digest, bytes, warnings)
+                return
         except FileExistsError:
             text = "appeared while this run worked, and was left as it is; choose another name"
             raise UsageError(f"{shown(self.dest)}: {text}") from None
@@ -450,6 +458,20 @@ class UnnamedDestination(FileDestination):
                     os.replace(aside, path)
             except OSError as error:
                 raise storage_error(error, path, f"{shown(self.dest)} is done, but cannot write") from None
+
+    def _publish_copy(self, digest: Any, bytes: int, warnings: tuple[str, ...]) -> None:
+        """Publish as a file that has a name from the beginning."""
+        named = FileDestination(self.dest, parents=self._parents, like=self._like)
+        with named:
+            named.prepare({}, bytes, spool=False)
+            with open(self._files[0], "rb", closefd=False) as made, open(open_own(named.partial, os.O_WRONLY), "wb") as file:
+                made.seek(0)
+                shutil.copyfileobj(made, file)
+            for unnamed, path in self._reports:
+                with open(unnamed, encoding="utf-8") as text:
+                    named.report(path, text.read(), own=True)
+            named.publish(digest, bytes, warnings)
+        self.complete = True
 
 
 def _name(unnamed: str, name: str) -> None:

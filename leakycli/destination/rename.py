@@ -26,7 +26,7 @@ _AT_SYMLINK_NOFOLLOW = 0x100
 _STATX_BTIME = 0x800
 
 #: The system, this file system, or a filter of system calls (EPERM) has no such call.
-_NO_SUCH_CALL = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM)
+NO_SUCH_CALL = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM)
 
 #: Inode number and time of birth in nanoseconds, 0 where the system does not tell; a list, as JSON has it.
 Identity = list[int]
@@ -72,7 +72,7 @@ def rename_new(old: str, new: str) -> None:
     appears between the two is replaced where it is a file, or an empty folder.
     """
     code = _rename_flagged(old, new)
-    if code in _NO_SUCH_CALL:
+    if code in NO_SUCH_CALL:
         if not os.path.isdir(old) and _linked(old, new):
             return
         if os.path.lexists(new):
@@ -97,7 +97,7 @@ def _linked(old: str, new: str) -> bool:
 def exchange(one: str, other: str) -> bool:
     """Let two names change places in one step; False where the system cannot. Raises OSError."""
     code = _rename_flagged(one, other, exchange=True)
-    if code and code not in _NO_SUCH_CALL:
+    if code and code not in NO_SUCH_CALL:
         raise OSError(code, os.strerror(code), other)
     return not code
 

@@ -23,7 +23,7 @@ from leakycli.destination.names import check_distinct, check_reports
 from leakycli.destination.stdout import StandardOutput
 from leakycli.engine import events
 from leakycli.engine.executors import local_executor
-from leakycli.engine.plan import ArrayPlan, GridPlan, Memory, Plan
+from leakycli.engine.plan import ArrayPlan, FlatPlan, GridPlan, Memory, Plan
 from leakycli.engine.route import array_plan, copy_array, fitting_reader, fitting_writer, result_info
 from leakycli.engine.transform import ArrayResult, Progress, run
 from leakycli.errors import (
@@ -44,7 +44,7 @@ from leakycli.formats import ArrayInfo, Begun, Chunking, Mask, Member, Reader, S
 from leakycli.formats.flat import SpoolingWriter
 from leakycli.function.kernel import NAME, kernel_bytes
 from leakycli.function.rule import Rule
-from leakycli.function.sample import sample_bytes, stride
+from leakycli.function.sample import result_bytes, sample_bytes, stride
 from leakycli.function.stats import Losses
 from leakycli.options import Options, ignored, place
 from leakycli.regions import Box, Presence, Span
@@ -58,6 +58,9 @@ if TYPE_CHECKING:
 
 #: What requests take beside a region, as a multiple of its bytes in and out: bodies as they come in and go out, and copies of those.
 REQUESTS = 1.0
+
+#: Bytes that what is copied takes until the report is written, with its part in the report.
+COPIED = 4 << 10
 
 #: Bytes of a `.npy` up to which a run is not worth resuming: its result is made without a name and a journal, where the system allows that.
 SMALL = 1 << 20
@@ -279,6 +282,9 @@ class Job:
         try:
             read = (member for member in self._source.members if self._format != "npy" or member.key in self._members)
             held = max((member.memory for member in read), default=0)
+            # Of each array until the report is written.
+            held += sum(result_bytes(array.size) for array in arrays if array.name in self._members)
+            held += COPIED * sum(member.key not in self._members for member in self._source.members if self._format != "npy")
             return self._options.plan(tuple(arrays), self._remote, held)
         except UsageError as error:
             raise UsageError(f"{shown(self._source_path)}: {error}") from None
@@ -589,7 +595,7 @@ class Job:
                         target.restore(None if plan is None else self._results[member.key], self._source, member, rule, kept.target)
                         self._pipelines[member.key] = kept.pipeline
                         if rule is not None:
-                            results[member.key] = _told_result(kept.result)
+                            results[member.key] = _told_result(kept.result, self._results[member.key])
                 if kept is not None:
                     if plan is not None:
                         self._tell(plan, plan.bytes_in, plan.bytes_out, observe)
@@ -625,6 +631,8 @@ class Job:
                     plan, state = recut, Begun(reached.writer)
                     start = reached.position, Progress(rule, plan.size)
                     start[1].restore(past.results())
+                    if isinstance(plan, FlatPlan) and start[1].stats.before.count != reached.position:
+                        raise ValueError("statistics of other elements")
                     share = reached.bytes - self._worked_bytes
                     self._tell(plan, share, share * plan.itemsize_out // plan.itemsize_in, observe)
         with contextlib.ExitStack() as stack:
@@ -689,7 +697,7 @@ class Job:
             assert kept is not None
             self._pipelines[key] = kept.pipeline
             if key in self._members:
-                results[key] = _told_result(kept.result)
+                results[key] = _told_result(kept.result, self._results[key])
         if results.keys() != self._members.keys():
             raise ValueError("a member is missing")
         return results
@@ -783,10 +791,10 @@ class Job:
         return None
 
 
-def _told_result(held: Any) -> ArrayResult:
-    """A result out of a journal. Raises one of `journal.MALFORMED` where it is none."""
+def _told_result(held: Any, array: ArrayInfo) -> ArrayResult:
+    """The result of an array, out of a journal. Raises one of `journal.MALFORMED` where it is none."""
     result = ArrayResult.from_json(held)
-    if json.loads(json.dumps(result.to_json())) != held:
+    if json.loads(json.dumps(result.to_json())) != held or result.stats.before.count != array.size:
         raise ValueError("no result")
     return result
 

@@ -2,11 +2,12 @@
 
 The projected peak of resident memory, in bytes, is
 
-    baseline + ALLOWANCE + workers x (part in + part out + codecs + scratch) + window x (fetched + payload) + presence + sample
+    baseline + ALLOWANCE + results + workers x (part in + part out + codecs + scratch) + window x (fetched + payload) + sample
 
-where a part is what is read at once (a piece of a flat array, a region of a chunk grid), codecs is what a chunked format takes beside it
-(`Codecs`), the window's term is there only for a side that must be read or written in order, whose regions wait in memory, and presence
-is one bit for each write unit.
+where the baseline has all that is known of the source (which write units are stored), results are what is kept of each array until the
+report is written, a part is what is read at once (a piece of a flat array, a region of a chunk grid), codecs is what a chunked format
+takes beside it (`Codecs`), and the window's term is there only for a side that must be read or written in order, whose regions wait in
+memory.
 """
 
 from __future__ import annotations
@@ -330,13 +331,7 @@ class GridPlan(ArrayPlan[Box]):
         sizes = self.itemsize_in, self.itemsize_out
         part = self.largest_part
         waiting = 0 if self.spool else part * (self.ordered_in * sizes[0] + self.ordered_out * sizes[1])
-        presence = -(-self.grid.size // 8) if self.stored is not None else 0
-        return (
-            workers * (part * sum(sizes) + self.codecs.memory(part, sum(sizes)) + self.scratch)
-            + window(workers) * waiting
-            + presence
-            + self.once
-        )
+        return workers * (part * sum(sizes) + self.codecs.memory(part, sum(sizes)) + self.scratch) + window(workers) * waiting + self.once
 
     def fitted(self, workers: int, budget: int) -> GridPlan:
         if not self.grid.size:

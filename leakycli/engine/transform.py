@@ -101,6 +101,8 @@ class Progress:
         self.stats = BlockStats.from_json(stats)
         if json.loads(json.dumps(self.stats.to_json())) != stats:
             raise ValueError("no statistics")
+        if self.stats.before.count > self.size:
+            raise ValueError("more elements than the array has")
         self._told = self.sample.count
 
     def finish(self, fill: Any) -> ArrayResult:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from leakycli.function.kernel import Kernel
 from leakycli.function.rule import Rule
-from leakycli.function.stats import BlockStats, Number, Summary
+from leakycli.function.stats import BlockStats, Number, Summary, checked_counts
 
 Array = NDArray[Any]
 
@@ -30,6 +30,9 @@ QUANTILES = {"0": 0, "0.1": 1, "1": 10, "5": 50, "25": 250, "50": 500, "75": 750
 
 #: Bins of a histogram, at least and at most; between the two as many as the root of the sample's elements.
 BINS = 10, 100
+
+#: Bytes of the results of an array, with the text of their report, and of each bin (measured).
+_RESULT, _RESULT_BIN = 12 << 10, 288
 
 #: How many times wider than the range of one side the bins may reach which both sides share.
 SHARED = 10
@@ -70,8 +73,12 @@ class Distribution:
 
     @classmethod
     def from_json(cls, held: list[Any]) -> Distribution:
-        """One that holds what `to_json` gave."""
+        """One that holds what `to_json` gave. Raises ValueError or TypeError for what no sample gives."""
         quantiles, edges, counts, *rest = held
+        checked_counts(*counts, *rest)
+        numbers = (*quantiles.values(), *edges)
+        if quantiles.keys() - QUANTILES.keys() or len(edges) != len(counts) + bool(counts) or {*map(type, numbers)} - {int, float}:
+            raise ValueError("no distribution")
         return cls(quantiles, Histogram(tuple(edges), tuple(counts), *rest))
 
 
@@ -209,7 +216,7 @@ def _edges(before: _Sorted, after: _Sorted) -> tuple[tuple[float, ...], tuple[fl
     Bins are equal, or widen away from zero where most numbers would be in one of them.
     """
     ranges = before.range(), after.range()
-    bins = min(max(math.isqrt(before.size), BINS[0]), BINS[1])
+    bins = _bins(before.size)
     if ranges[0] is None or ranges[1] is None:
         return tuple(() if r is None else _equal(*r, bins) for r in ranges)  # type: ignore[return-value]
     scale = before.scale(max(map(abs, ranges[0])))
@@ -231,6 +238,11 @@ def _widening(low: float, high: float, scale: float, bins: int) -> tuple[float, 
     first, last = math.asinh(low / scale), math.asinh(high / scale)
     inner = (scale * math.sinh(first + (last - first) * k / bins) for k in range(1, bins))
     return low, *(min(max(edge, low), high) for edge in inner), high
+
+
+def _bins(size: int) -> int:
+    """Bins for a sample of `size` elements."""
+    return min(max(math.isqrt(size), BINS[0]), BINS[1])
 
 
 def _equal(low: float, high: float, bins: int) -> tuple[float, ...]:
@@ -260,3 +272,8 @@ def _distribution(numbers: _Sorted, edges: tuple[float, ...], summary: Summary) 
 def sample_bytes(rule: Rule, size: int) -> int:
     """Bytes of memory that the sample of an array of `size` elements takes, its results and what of it waits in regions included."""
     return -(-size // stride(size)) * (2 * rule.source.itemsize + rule.dtype.itemsize) if size else 0
+
+
+def result_bytes(size: int) -> int:
+    """Bytes of memory that the results of an array of `size` elements take until its report is written, with their part in the report."""
+    return _RESULT + _bins(-(-size // stride(size))) * _RESULT_BIN if size else _RESULT

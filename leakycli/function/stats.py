@@ -19,6 +19,10 @@ Number = int | float
 PLACES = 1074
 
 
+#: Hexadecimal digits of a sum of squares at most: of 2**64 elements of 2**1024.
+_DIGITS = (2 * 1024 + 2 * PLACES + 64) // 4 + 2
+
+
 @dataclass(frozen=True, slots=True)
 class Losses:
     """What a cast lost among the valid elements. Rounding is not a loss.
@@ -127,8 +131,23 @@ class Summary:
 
     @classmethod
     def from_json(cls, held: list[Any]) -> Summary:
-        """One that holds what `to_json` gave."""
-        return cls(*held[:-4], *map(_unpacked, held[-4:-2]), *(int(digits, 16) << places for digits, places in held[-2:]))
+        """One that holds what `to_json` gave. Raises ValueError or TypeError for what no elements give."""
+        count, missing, nan, neginf, posinf, zero, positive, low, high, *sums = held
+        checked_counts(count, missing, nan, neginf, posinf, zero, positive)
+        total, squares = map(_long, sums)
+        low, high = _unpacked(low), _unpacked(high)
+        if {type(low), type(high)} not in ({int}, {float}, {type(None)}):
+            raise TypeError("no extremes")
+        found = cls(count, missing, nan, neginf, posinf, zero, positive, low, high, total, squares)
+        if min(found.negative, found.finite, found.positive - found.posinf, found.negative - found.neginf) < 0:
+            raise ValueError("more elements of a kind than there are")
+        return found
+
+
+def checked_counts(*numbers: Any) -> None:
+    """Raise ValueError where one of the numbers that somebody wrote is no count of elements."""
+    if not all(type(number) is int and 0 <= number < 1 << 64 for number in numbers):
+        raise ValueError("no count of elements")
 
 
 def _packed(number: Number | None) -> Number | str | None:
@@ -143,6 +162,14 @@ def _short(number: int) -> tuple[str, int]:
     """The number in hexadecimal, without the zeros at its end, and how many binary zeros there were."""
     places = max((number & -number).bit_length() - 1, 0)
     return f"{number >> places:x}", places
+
+
+def _long(held: Any) -> int:
+    """The number of which `_short` gave that. Raises ValueError or TypeError for one that no sum can be."""
+    digits, places = held
+    if len(digits) > _DIGITS or not 0 <= places <= 4 * _DIGITS:
+        raise ValueError("no sum")
+    return int(digits, 16) << int(places)
 
 
 class NanError(LossError):
@@ -185,6 +212,9 @@ class BlockStats:
 
     @classmethod
     def from_json(cls, held: list[Any]) -> BlockStats:
-        """One that holds what `to_json` gave."""
-        before, after, losses = held
-        return cls(Summary.from_json(before), Summary.from_json(after), Losses(*losses))
+        """One that holds what `to_json` gave. Raises ValueError or TypeError for what no elements give."""
+        before, after, losses = Summary.from_json(held[0]), Summary.from_json(held[1]), Losses(*held[2])
+        checked_counts(*held[2])
+        if before.count != after.count:
+            raise ValueError("other elements before than after")
+        return cls(before, after, losses)

@@ -25,6 +25,7 @@ from leakycli.engine import events
 from leakycli.errors import LeakyError, StorageError, UsageError
 from tests.formats.test_bad_input import snapshot
 from tests.kit.observers import StopAfter, Stopped
+from tests.kit.processes import ended, forked
 
 X = np.linspace(-1, 1, 64 * 512, dtype=np.float32).reshape(64, 512)
 
@@ -402,3 +403,53 @@ def test_a_usage_error_in_the_middle_leaves_nothing(here: Path, monkeypatch: pyt
     with pytest.raises(LeakyError, match="found late"):
         apply("in.npy", "out.npy", Options(), Wrong())
     assert snapshot(here) == before
+
+
+def test_a_report_that_was_begun_in_the_place_of_another_is_begun_again(here: Path) -> None:
+    # Killed after its report was made, then again after that of the next run was made and before the journal told of it.
+    made = file.FileDestination._new_report
+    for number in range(2):
+
+        def killed(self: file.FileDestination, path: str, own: bool, number: int = number) -> str:
+            if number:
+                self.journal.made = lambda *_: os._exit(9)  # type: ignore[method-assign]
+            made(self, path, own)
+            os._exit(9)
+
+        def work(killed: Callable[..., Any] = killed, resume: bool = bool(number)) -> None:
+            file.FileDestination._new_report = killed  # type: ignore[method-assign]
+            apply("in.zarr", "out.zarr", Options(resume=resume))
+
+        assert ended(forked(work)) == 9
+        assert os.path.getsize("out.zarr.report.json.partial") == 0
+    apply("in.zarr", "out.zarr", Options(resume=True))
+    assert sorted(name for name in os.listdir() if name.startswith("out")) == ["out.zarr", "out.zarr.report.json"]
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.ENOTSUP, errno.ENOSYS])
+def test_one_of_many_small_files_is_published_where_no_file_gets_a_second_name(
+    here: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refuse(*_: Any, **named: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    from leakycli.engine import job
+
+    np.save("small.npy", X[:4])
+    monkeypatch.setattr(job, "SMALL", 1 << 20)
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(rename, "_rename_flagged", lambda *_, **__: errno.EINVAL)
+    apply("small.npy", "out.npy")
+    assert np.array_equal(np.load("out.npy"), leaky_relu(X[:4]))
+    assert sorted(name for name in os.listdir() if name.startswith("out")) == ["out.npy", "out.npy.report.json"]
+    assert _run(["verify", "small.npy", "out.npy"]) == 0
+    with pytest.raises(UsageError, match="exists"):
+        apply("small.npy", "out.npy")
+
+
+def test_a_name_beside_the_destination_is_told_as_it_is(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from leakycli.engine import job
+
+    with job.Job("in.zarr", "out.zarr.zip", Options()) as found:
+        assert found._named("cannot read out.zarr.zip.partial.folder/c: x") == "cannot read out.zarr.zip.partial.folder/c: x"
+        assert found._named("cannot write out.zarr.zip.partial: x") == "cannot write out.zarr.zip: x"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import ctypes
 import errno
 import itertools
@@ -170,6 +171,17 @@ def test_a_complete_result_that_was_changed_before_it_got_its_name_is_not_publis
     apply("in.zarr", "out.zarr", Options(overwrite=True, verify=True))
 
 
+@pytest.mark.parametrize("lost", [1, 3])
+def test_chunks_that_went_missing_from_what_a_run_left_are_missed(here: Path, lost: int) -> None:
+    stop("in.zarr", "out.zarr")
+    for number in range(lost):
+        os.unlink(f"out.zarr.partial/c/{number}/0")
+    with pytest.raises(UsageError, match=rf"out\.zarr\.partial: {lost} chunks? of an earlier run went missing.*run again"):
+        apply("in.zarr", "out.zarr", Options(resume=True))
+    assert not [name for name in os.listdir() if name.startswith("out")]
+    apply("in.zarr", "out.zarr", Options(resume=True, verify=True))
+
+
 # What cannot be flushed, or listed.
 
 
@@ -258,12 +270,18 @@ def write_lines(path: str, records: list[Any]) -> None:
 WRONG: list[Any] = [None, True, -1, 10**400, 1 << 70, 0.5, "x", "\x1b[2J", [], [1], {}, {"a": 1}, [[[]]]]
 
 
-def paths_in(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Every place in JSON values, but of long lists only the first two items."""
+def paths_in(value: Any, path: tuple[Any, ...] = (), most: int = 2) -> Iterator[tuple[Any, ...]]:
+    """Every place in JSON values, but of long lists only the first `most` items."""
     yield path
-    items = list(value.items()) if isinstance(value, dict) else list(enumerate(value))[:2] if isinstance(value, list) else []
+    items = list(value.items()) if isinstance(value, dict) else list(enumerate(value))[:most] if isinstance(value, list) else []
     for key, item in items:
-        yield from paths_in(item, (*path, key))
+        yield from paths_in(item, (*path, key), most)
+
+
+def get(value: Any, path: tuple[Any, ...]) -> Any:
+    for key in path:
+        value = value[key]
+    return value
 
 
 def put(value: Any, path: tuple[Any, ...], item: Any) -> Any:
@@ -310,6 +328,50 @@ def test_a_journal_that_was_made_up_is_an_error_or_does_no_harm(
     assert done + refused > 100
 
 
+@pytest.mark.parametrize("kind", ["member", "reached"])
+def test_numbers_that_no_run_gives_are_not_in_a_report(here: Path, kind: str, capfd: pytest.CaptureFixture[str]) -> None:
+    np.savez("two.npz", a=X[:4], b=X)
+    stop("two.npz", "out.npz")
+    lines, kept = lines_of("out.npz.partial.journal"), Path("out.npz.partial").read_bytes()
+    last = max(i for i, line in enumerate(lines) if kind in line)
+    result = (kind, "result") if kind == "member" else (kind, "result", "stats")
+    stats = (*result, 0) if kind == "member" else result
+    places = [(*stats, *path) for path in paths_in(get(lines[last], stats), most=20) if path]
+    assert len(places) > 20
+    if kind == "member":
+        others = [(*result, *path) for path in paths_in(get(lines[last], result)) if path[:1] not in ((), (0,))]
+        places += others[:: max(len(others) // 10, 1)]
+    undisturbed = apply("two.npz", "other.npz").arrays
+    refused = 0
+    for number, path in enumerate(places):
+        for item in (-1, 1 << 62, WRONG[number % len(WRONG)]):
+            if os.path.lexists("out.npz"):
+                os.rename("out.npz", "out.npz.partial")
+                os.unlink("out.npz.report.json")
+            if not os.path.lexists("out.npz.partial"):
+                stop("two.npz", "out.npz")
+                lines = lines_of("out.npz.partial.journal")
+                last = max(i for i, line in enumerate(lines) if kind in line)
+            Path("out.npz.partial").write_bytes(kept)  # into the same file, which the journal knows
+            write_lines("out.npz.partial.journal", [*lines[:last], put(lines[last], path, item)])
+            try:
+                found = apply("two.npz", "out.npz", Options(resume=True, workers=1)).arrays
+            except LeakyError as error:
+                assert str(error).isprintable(), (path, item)
+                assert "in the way" not in str(error)
+                refused += 1
+                continue
+            for array, expected in zip(found, undisturbed, strict=True):
+                for side, as_it_is in ((array.before, expected.before), (array.after, expected.after)):
+                    assert side is not None
+                    assert as_it_is is not None
+                    signs = (side.missing, side.negative, side.zero, side.positive, side.nan)
+                    assert side.count == as_it_is.count == sum(signs), (path, item)
+                    assert min(signs) >= 0, (path, item)
+                    assert min(side.histogram.counts, default=0) >= 0, (path, item)
+    assert refused > 20
+
+
 def test_a_report_that_was_made_up_is_an_error_or_is_passed_over(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     apply("in.npy", "out.npy")
     whole = json.loads(Path("out.npy.report.json").read_bytes())
@@ -353,6 +415,8 @@ def test_a_long_journal_is_read_one_line_after_the_other(here: Path) -> None:
     lines = Path("out.npy.partial.journal").read_bytes().splitlines(keepends=True)
     record = json.loads([line for line in lines if b'{"reached"' in line][-1][9:])
     record["reached"]["padding"] = "x" * 200_000
+    told = record["reached"]["result"]
+    told |= {"sample_from": told["sample_from"] + len(base64.b64decode(told["sample"])) // X.itemsize, "sample": ""}
     text = json.dumps(record, separators=(",", ":")).encode()
     with open("out.npy.partial.journal", "r+b") as opened:
         opened.seek(0, os.SEEK_END)

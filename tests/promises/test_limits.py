@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import re
 import shutil
@@ -263,3 +265,80 @@ def test_an_archive_of_many_nodes_is_listed_in_time_that_grows_with_them(tmp_pat
 def test_a_result_is_what_the_function_gives(here: Path) -> None:
     apply("in.npy", "out.npy")
     assert np.array_equal(np.load("out.npy"), leaky_relu(X))
+
+
+# What is described, and what is kept of each array.
+
+
+def peak_of(*arguments: str) -> tuple[int, str]:
+    """The exit code of a run of its own and what it said, the last line being its peak of resident memory in bytes."""
+    code = (
+        "import sys; from leakycli.cli import _run; from leakycli.system import peak_resident\n"
+        "code = _run(sys.argv[1:]); print(peak_resident(), file=sys.stderr); sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code, *arguments], capture_output=True, text=True, timeout=60)
+    return done.returncode, done.stderr
+
+
+DOCUMENT = {
+    "zarr_format": 3,
+    "node_type": "array",
+    "shape": [4],
+    "data_type": "float32",
+    "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [2]}},
+    "chunk_key_encoding": {"name": "default"},
+    "fill_value": 0,
+    "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
+    "attributes": {},
+}
+
+
+@pytest.mark.parametrize("archive", [False, True])
+def test_a_document_of_any_size_is_not_read_whole_before_its_size_is_looked_at(here: Path, archive: bool) -> None:
+    name = "d.zarr.zip" if archive else "d.zarr"
+    if archive:
+        with zipfile.ZipFile(name, "w", zipfile.ZIP_DEFLATED) as packed, packed.open("zarr.json", "w") as member:
+            for _ in range(20):
+                member.write(bytes(8 << 20))
+    else:
+        Path(name).mkdir()
+        with open(f"{name}/zarr.json", "wb") as file:
+            file.truncate(8 << 30)
+    for command in (["info", name], ["apply", "-q", name, "out.zarr"]):
+        code, said = peak_of(*command)
+        assert code == 3
+        assert "a metadata document of more than" in said
+        assert int(said.split()[-1]) < 100 << 20, said
+
+
+def test_a_grid_of_many_chunks_costs_what_its_stored_ones_cost(here: Path) -> None:
+    Path("huge.zarr").mkdir()
+    grid = {"name": "regular", "configuration": {"chunk_shape": [1]}}
+    Path("huge.zarr/zarr.json").write_text(json.dumps(DOCUMENT | {"shape": [1 << 34], "chunk_grid": grid}))
+    for number in (0, 1 << 33, (1 << 34) - 1):
+        path = Path("huge.zarr/c", str(number))
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(np.float32(-1).tobytes())
+    code, said = peak_of("apply", "-q", "--memory", "128M", "huge.zarr", "out.zarr")
+    assert code == 0, said
+    assert int(said.split()[-1]) < 128 << 20
+    assert sorted(os.listdir("out.zarr/c")) == sorted(map(str, (0, 1 << 33, (1 << 34) - 1)))
+    assert Path("out.zarr/c/0").read_bytes() == np.float32(-0.2).tobytes()
+
+
+@pytest.mark.parametrize(("elements", "members"), [(200, 1000), (12_000, 300)])
+def test_what_is_kept_of_each_array_is_in_the_plan(here: Path, elements: int, members: int) -> None:
+    with zipfile.ZipFile("many.npz", "w") as archive:
+        stream = io.BytesIO()
+        np.save(stream, np.linspace(-5, 5, elements, dtype=np.float32))
+        for number in range(members):
+            archive.writestr(f"m{number}.npy", stream.getvalue())
+    code, said = peak_of("apply", "-q", "--memory", "36M", "many.npz", "out.npz")
+    assert code == 2
+    assert "a memory bound of 36 MiB is too small: this run needs" in said
+    assert not Path("out.npz").exists()
+    code, said = peak_of("apply", "-q", "--memory", "300M", "many.npz", "out.npz")
+    assert code == 0, said
+    report = json.loads(Path("out.npz.report.json").read_bytes())
+    assert len(report["arrays"]) == members
+    assert int(said.split()[-1]) <= report["cost"]["memory_projected"] * 1.05

@@ -256,3 +256,61 @@ def test_text_that_nobody_reads_ends_the_run_by_sigpipe(tmp_path: Path, argument
     # The result was complete before anything was said of it.
     written = ["out.npy", "out.npy.report.json"] if "out.npy" in arguments and "--dry-run" not in arguments else []
     assert sorted(os.listdir(tmp_path)) == ["in.npy", *written]
+
+
+HANGS = """
+import sys, threading, time
+from leakycli.engine.transform import RegionTask
+whole, done = RegionTask.__call__, []
+def hang(*arguments):
+    done.append(1)
+    if len(done) > 6:
+        open("hangs", "w").close()
+        time.sleep(600)
+    return whole(*arguments)
+RegionTask.__call__ = hang
+from leakycli.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("signum", STOPPING)
+def test_a_second_signal_ends_a_run_whose_worker_hangs(tmp_path: Path, signum: signal.Signals) -> None:
+    np.save(tmp_path / "in.npy", np.resize(X, 20_000_000))
+    command = [sys.executable, "-c", HANGS, "apply", "-q", "--workers", "2", "in.npy", "out.npy"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE)
+    wait_for((tmp_path / "hangs").exists, process)
+    process.send_signal(signum)
+    # One that comes at once does not disturb the clean-up.
+    time.sleep(0.1)
+    process.send_signal(signum)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(1.2)
+    process.send_signal(signum)
+    err = process.communicate(timeout=10)[1]
+    assert process.returncode == -signum
+    assert err.startswith(b"leakycli: stopped at once by " + signum.name.encode())
+    assert err.count(b"\n") == 1
+    done = subprocess.run([sys.executable, "-m", "leakycli", "apply", "-q", "--resume", "in.npy", "out.npy"], cwd=tmp_path)
+    assert done.returncode == 0
+    assert sorted(os.listdir(tmp_path)) == ["hangs", "in.npy", "out.npy", "out.npy.report.json"]
+
+
+EARLY = """
+import os, runpy, signal, sys
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[1]:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+runpy.run_module("leakycli", run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("module", ["click", "leakycli.cli", "leakycli.errors"])
+def test_a_signal_while_modules_are_imported_is_no_traceback(tmp_path: Path, module: str) -> None:
+    done = subprocess.run([sys.executable, "-c", EARLY, module], cwd=tmp_path, capture_output=True)
+    assert done.returncode == -signal.SIGINT
+    assert done.stderr == b""
+    entry = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    assert 'leakycli = "leakycli.__main__:main"' in entry

@@ -14,7 +14,7 @@ from typing import Any
 from leakycli.errors import CorruptError, LeakyError, UnsupportedError, shown
 from leakycli.formats.base import METADATA
 from leakycli.formats.zarr import metadata
-from leakycli.formats.zarr.tree import DOCUMENTS, Entry, Tree
+from leakycli.formats.zarr.tree import DOCUMENTS, Entry, Tree, too_long
 
 #: Largest metadata document read, in bytes.
 _LONGEST_DOCUMENT = 64 << 20
@@ -130,7 +130,7 @@ def under(path: str, name: str) -> str:
 def texts_of(tree: Tree, key: str) -> dict[str, bytes]:
     """The metadata documents directly under `key`, by name."""
     names = ("zarr.json", ".zarray", ".zgroup", ".zattrs", ".zmetadata")
-    found = tree.read_all([under(key, name) for name in names])
+    found = tree.read_all([under(key, name) for name in names], _LONGEST_DOCUMENT)
     return {name: text for name, text in zip(names, found, strict=True) if text is not None}
 
 
@@ -182,7 +182,7 @@ def parsed_document(text: bytes, where: str) -> dict[str, Any]:
     """A metadata document. Raises CorruptError where it is no JSON object."""
     try:
         if len(text) > _LONGEST_DOCUMENT:
-            raise CorruptError(f"{where}: has {len(text)} bytes; a metadata document of more than {_LONGEST_DOCUMENT} is not read")
+            raise too_long(where, len(text), _LONGEST_DOCUMENT)
         fields = json.loads(text)
     except (ValueError, RecursionError) as error:
         if isinstance(error, LeakyError):

@@ -112,6 +112,8 @@ class ZarrTarget:
         self._layout, self._begun, self._flush = layout, begun, flush
         self.warnings: list[str] = []
         self._nodes: set[str] = set()
+        #: Arrays that an earlier run had begun and every chunk of which is written: key, document, how many chunks.
+        self._kept: list[tuple[str, ArrayDocument, int]] = []
         self._consolidated: dict[str, dict[str, Any]] = {}
         self._archive: str | None = None
         self._place: Place
@@ -143,6 +145,9 @@ class ZarrTarget:
         # Where it is not told what the source stores, all of it was read.
         write_empty = mirror and info.chunking.shards is None and isinstance(source, ZarrSource) and source.tree.listed
         document = self._document(key)
+        if begun is not None and write_empty:
+            stored = source.stored(member)
+            self._kept.append((key, document, Grid(document.shape, document.unit).size if stored is None else stored.count))
         if isinstance(source, ZarrSource):
             self._copy_strays(source, member, key, document)
         try:
@@ -312,6 +317,7 @@ class ZarrTarget:
         """Complete the groups' documents, and pack; returns the size in bytes."""
         if self._begun:
             self._place.tidy()
+            self._check_kept()
         if self._consolidated:
             self._consolidate()
         if self._archive is not None:
@@ -321,6 +327,18 @@ class ZarrTarget:
             return size
         files = (entry for entry in self._place.walk("") if not entry.folder)
         return sum(self._place.size(entry.key) if entry.size is None else entry.size for entry in files)
+
+    def _check_kept(self) -> None:
+        """Raise UsageError where a chunk that an earlier run had written is gone. As many are there as the source stores."""
+        for key, document, count in self._kept:
+            below = len(_under(key, ""))
+            found = sum(not entry.folder and document.chunk_index(entry.key[below:]) is not None for entry in self._place.walk(key))
+            if found < count:
+                lost = counted(count - found, "chunk")
+                raise UsageError(
+                    f"{self._place.where(key)}: {lost} of an earlier run went missing, so that it cannot be resumed; "
+                    "what was left is removed: run again"
+                )
 
     def _consolidate(self) -> None:
         """Rebuild consolidated metadata from the documents that were written."""

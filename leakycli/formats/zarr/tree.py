@@ -64,11 +64,14 @@ class Tree(Protocol):
         """How to call what is under `key` in a message."""
         ...
 
-    def read(self, key: str) -> bytes | None:
-        """What is under `key`; None where there is nothing. Raises StorageError."""
+    def read(self, key: str, most: int | None = None) -> bytes | None:
+        """What is under `key`; None where there is nothing.
+
+        most: bytes; files know their size, and of a longer one nothing is read. Raises StorageError, CorruptError.
+        """
         ...
 
-    def read_all(self, keys: list[str]) -> list[bytes | None]:
+    def read_all(self, keys: list[str], most: int | None = None) -> list[bytes | None]:
         """What is under each of some keys, at once where that is quicker."""
         ...
 
@@ -111,6 +114,11 @@ class Tree(Protocol):
     def close(self) -> None: ...
 
 
+def too_long(where: str, size: int, most: int) -> CorruptError:
+    """The error of a metadata document that has too many bytes."""
+    return CorruptError(f"{where}: has {size} bytes; a metadata document of more than {most} is not read")
+
+
 def _at_once(path: str, flags: int) -> int:
     """Opens; does not wait for whoever writes to a pipe."""
     return os.open(path, flags | os.O_NONBLOCK)
@@ -128,12 +136,15 @@ class FolderTree:
     def where(self, key: str) -> str:
         return shown(os.path.join(self.path, key) if key else self.path)
 
-    def read(self, key: str) -> bytes | None:
+    def read(self, key: str, most: int | None = None) -> bytes | None:
         path = os.path.join(self.path, key)
         try:
             with open(path, "rb", opener=_at_once) as file:
-                if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                found = os.fstat(file.fileno())
+                if not stat.S_ISREG(found.st_mode):
                     raise CorruptError(f"{self.where(key)}: is no file")
+                if most is not None and found.st_size > most:
+                    raise too_long(self.where(key), found.st_size, most)
                 return file.read()
         except (FileNotFoundError, NotADirectoryError):
             return None
@@ -142,8 +153,8 @@ class FolderTree:
         except OSError as error:
             raise storage_error(error, path, "cannot read") from None
 
-    def read_all(self, keys: list[str]) -> list[bytes | None]:
-        return [self.read(key) for key in keys]
+    def read_all(self, keys: list[str], most: int | None = None) -> list[bytes | None]:
+        return [self.read(key, most) for key in keys]
 
     def children(self, key: str) -> list[Entry]:
         return sorted(self._scanned(key), key=lambda entry: entry.key)
@@ -299,9 +310,11 @@ class ZipTree:
     def where(self, key: str) -> str:
         return shown(f"{self.path}/{key}" if key else self.path)
 
-    def read(self, key: str) -> bytes | None:
+    def read(self, key: str, most: int | None = None) -> bytes | None:
         if key not in self._sizes:
             return None
+        if most is not None and self._sizes[key] > most:
+            raise too_long(self.where(key), self._sizes[key], most)
         try:
             with self._reading:
                 return self._zip.read(key)
@@ -326,8 +339,8 @@ class ZipTree:
         except Exception as error:
             raise self._explained(error, key) from None
 
-    def read_all(self, keys: list[str]) -> list[bytes | None]:
-        return [self.read(key) for key in keys]
+    def read_all(self, keys: list[str], most: int | None = None) -> list[bytes | None]:
+        return [self.read(key, most) for key in keys]
 
     def children(self, key: str) -> list[Entry]:
         return [Entry(name, name in self._folders) for name in sorted(self._folders.get(key, ()))]
@@ -383,10 +396,10 @@ class UrlTree:
     def where(self, key: str) -> str:
         return self.remote.where(key)
 
-    def read(self, key: str) -> bytes | None:
+    def read(self, key: str, most: int | None = None) -> bytes | None:
         return self.remote.read(key)
 
-    def read_all(self, keys: list[str]) -> list[bytes | None]:
+    def read_all(self, keys: list[str], most: int | None = None) -> list[bytes | None]:
         return self.remote.read_all(keys)
 
     def children(self, key: str) -> list[Entry]:
