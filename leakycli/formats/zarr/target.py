@@ -26,7 +26,7 @@ from leakycli.formats.zarr.source import ZarrSource
 from leakycli.formats.zipfile import pack
 from leakycli.function.rule import Rule
 from leakycli.function.stats import NanError
-from leakycli.regions import Box
+from leakycli.regions import Box, Grid
 from leakycli.system import sync_path
 
 if TYPE_CHECKING:
