@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
@@ -402,9 +403,7 @@ class Job:
         partial = self._destination.partial
         if not isinstance(partial, str) or partial == "-" or self._destination.complete:
             return text
-        for beside in (".folder", ".spool", ".journal", ""):
-            text = text.replace(f"{shown(partial)}{beside}", shown(self._destination.dest))
-        return text
+        return re.sub(rf"{re.escape(shown(partial))}(?!\.(?:folder|spool|journal)\b)", lambda _: shown(self._destination.dest), text)
 
     def _mendable(self, error: StorageError) -> StorageError:
         """`error`, and what to do about it."""

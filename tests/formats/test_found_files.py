@@ -215,7 +215,7 @@ def test_integers_of_an_archive_are_transformed_and_the_report_says_so(run: Comm
     assert "labels" in json.loads(Path("out.npz.report.json").read_text())["warnings"][0]
     assert "warning" not in run("apply", "in.npz", "out2.npz", "--skip", "labels")[1]
     assert "warning" not in run("apply", "in.npz", "out3.npz", "--only", "*")[1]
-    assert "In a .npz integers are transformed" in " ".join(run("apply", "--help")[1].split())
+    assert "In a .npz, integers are transformed" in " ".join(run("apply", "--help")[1].split())
 
 
 def test_no_temporary_name_is_in_a_message(run: Command) -> None:

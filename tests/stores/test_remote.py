@@ -419,7 +419,7 @@ def test_a_web_server_is_asked_with_the_query_and_tells_no_sizes(leakycli: Run, 
     assert asked
     assert all(path.endswith(f"?signature={SECRET}") for path in asked)
     assert not any(SECRET.encode() in each.stdout + each.stderr for each in done)
-    assert b"a.zarr?***: zarr, size not known" in done[1].stdout
+    assert b"a.zarr?*** zarr, size not known" in done[1].stdout
     assert json.loads(done[2].stdout)["bytes"] is None
     assert local_files(tmp_path / "y.zarr").keys() == local_files(tmp_path / "expected.zarr").keys()
 
@@ -585,7 +585,7 @@ def test_what_another_completed_is_not_gone_on_from(bucket: str, server: str, tm
             assert objects(bucket) == before
         s3_remove(bucket)
         shutil.rmtree(tmp_path / "other.zarr")
-        journal.unlink()
+        journal.unlink(missing_ok=True)
 
 
 @pytest.mark.parametrize("zarr_format", [2, 3])

@@ -599,7 +599,8 @@ def test_an_archive_that_lies(tmp_path: Path, refused: Refused, method: int, nam
         for field, value in claim.items():
             setattr(archive.getinfo(name), field, value)
         archive.comment = b"written again"
-    if claim == {"file_size": 1 << 40}:
+    # A document is not read before its size is looked at.
+    if claim == {"file_size": 1 << 40} and name != "zarr.json":
         # More than there is: what is there is whole, as its checksum says.
         leakycli.apply(str(source), str(tmp_path / "out.zarr"))
         assert np.array_equal(read(tmp_path / "out.zarr"), leaky_relu(X))
