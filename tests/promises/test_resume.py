@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -382,7 +382,8 @@ def test_a_signal_leaves_what_is_done_and_says_how_to_go_on(leakycli: Run, tmp_p
 def results(draw: st.DrawFn) -> ArrayResult:
     """What a run gives of an array, of any elements."""
     source = draw(st.sampled_from(("float16", "float32", "float64", "int64", "uint8")))
-    elements = st.floats(width=int(source[5:])) if source.startswith("float") else st.integers(np.iinfo(source).min, np.iinfo(source).max)
+    widths: dict[str, Literal[16, 32, 64]] = {"float16": 16, "float32": 32, "float64": 64}
+    elements = st.floats(width=widths[source]) if source in widths else st.integers(np.iinfo(source).min, np.iinfo(source).max)
     x = np.array(draw(st.lists(elements, max_size=50)), source)
     rule = Rule.of(source, draw(st.sampled_from((0.2, -1.5, 0.0, 3.0))))
     kernel = Kernel(rule)
