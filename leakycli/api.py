@@ -16,12 +16,14 @@ import numpy as np
 
 from leakycli import formats
 from leakycli.engine import events
-from leakycli.engine.job import Job, Preview
+from leakycli.engine.job import Job
+from leakycli.engine.preview import Preview
 from leakycli.engine.selection import refuse_unmet
+from leakycli.engine.tasks import ignored, selection
 from leakycli.errors import LeakyError, UsageError, let_go, shown
 from leakycli.formats import ArrayInfo, Member, Usage
 from leakycli.function.rule import OUTPUTS
-from leakycli.options import Options, ignored
+from leakycli.options import Options
 from leakycli.report.model import Report
 from leakycli.report.saved import MALFORMED, saved_values
 
@@ -72,7 +74,7 @@ def check_patterns(sources: Iterable[str], options: Options) -> Options:
             return None
 
     if options.only or options.skip:
-        refuse_unmet(options.selection, map(members, sources), len(sources))
+        refuse_unmet(selection(options), map(members, sources), len(sources))
     return replace(options, patterns_met=True)
 
 
@@ -105,7 +107,7 @@ def verify(source: str, dest: str, options: Options | None = None, observe: even
 
     Of `options`, alpha, dtype, nan, only, skip, workers, memory and storage_options count.
     """
-    from leakycli.engine.verify import compare_sources
+    from leakycli.engine.verify import Side, compare
 
     options = options or Options()
     for path in (source, dest):
@@ -117,7 +119,7 @@ def verify(source: str, dest: str, options: Options | None = None, observe: even
         formats.unchanged(opened, source),
         formats.unchanged(found, dest),
     ):
-        return compare_sources((source, opened), (dest, found), options, observe)
+        return compare(Side(source, opened), Side(dest, found), options, observe)
 
 
 def recorded_parameters(dest: str, storage_options: Mapping[str, Any] | None = None) -> dict[str, Any] | None:

@@ -117,6 +117,11 @@ def shown(name: str | os.PathLike[str]) -> str:
     return f"{text[: _LONGEST_SHOWN // 2]}...{text[-_LONGEST_SHOWN // 2 :]}"
 
 
+def place(path: str, array: str = "") -> str:
+    """The beginning of a message about an array of the file at `path`."""
+    return f"{shown(path)}: " + (f"array {shown(array)}: " if array else "")
+
+
 def listed(names: Iterable[str]) -> str:
     """The first of `names`, for a message."""
     several = [shown(name[:80]) for name in islice(names, 11)]

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from leakycli import system
-from leakycli.engine.plan import ArrayPlan, Plan, plan_run
-from leakycli.engine.selection import Selection
-from leakycli.errors import LeakyError, UsageError, shown
-from leakycli.formats import ArrayInfo, Layout, Member, behind_text
-from leakycli.function.rule import Rule
-
-#: Workers for what is behind a URL, where memory allows; each has several requests in flight.
-REMOTE_WORKERS = 8
+from leakycli.errors import UsageError
+from leakycli.formats import Layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,39 +71,8 @@ class Options:
         """How results are to be laid out."""
         return Layout(self.chunks, self.shards, self.compressor, self.zarr_format, self.provenance)
 
-    def rule(self, info: ArrayInfo, path: str) -> Rule:
-        """The rule for one array of the source at `path`."""
-        try:
-            return Rule.of(info.dtype, self.alpha, self.dtype, self.nan)
-        except LeakyError as error:
-            raise type(error)(f"{place(path, info.name)}{error}") from None
-
-    @property
-    def selection(self) -> Selection:
-        """Which arrays are transformed."""
-        return Selection(self.only, self.skip, self.patterns_met)
-
-    def plan(self, arrays: tuple[ArrayPlan[Any], ...], remote: bool = False, held: int = 0) -> Plan:
-        """The plan for `arrays` on this machine, now. remote: workers wait a lot. held: bytes that are held beside the arrays."""
-        if self.workers is not None and self.workers < 1:
-            raise UsageError(f"workers must be at least 1, not {self.workers}")
-        workers = self.workers or max(system.cpus(), REMOTE_WORKERS * remote)
-        return plan_run(arrays, workers, system.resident(), self.memory, system.memory_available, held)
-
     def parameters(self) -> dict[str, Any]:
         """What decides the result: its values, and its layout where that was asked for."""
         layout = {name: getattr(self, name) for name in ("compressor", "chunks", "shards", "zarr_format")}
         names = ("alpha", "dtype", "nan", "strict", "only", "skip")
         return {name: getattr(self, name) for name in names} | {name: value for name, value in layout.items() if value is not None}
-
-
-def ignored(path: str, members: Iterable[Member]) -> Iterator[str]:
-    """Warnings of what follows arrays of the source at `path`."""
-    for member in members:
-        if member.behind:
-            yield f"{place(path, member.name)}{behind_text(member.behind)}"
-
-
-def place(path: str, array: str = "") -> str:
-    """The beginning of a message about an array of the file at `path`."""
-    return f"{shown(path)}: " + (f"array {shown(array)}: " if array else "")

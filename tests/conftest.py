@@ -13,7 +13,7 @@ import pytest
 from hypothesis import settings
 
 from leakycli.destination import journal
-from leakycli.engine import job, plan
+from leakycli.engine import plan, request
 
 # As users' processes are: with it, what is printed would never wait for a flush that may fail.
 os.environ.pop("PYTHONUNBUFFERED", None)
@@ -56,7 +56,7 @@ def leakycli(tmp_path: Path) -> Run:
 def small_regions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty current folder, in which this process works in small regions and its journal has a line for each."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(job, "SMALL", 0)
+    monkeypatch.setattr(request, "SMALL", 0)
     monkeypatch.setattr(plan, "UNIT_BYTES", 1 << 12)
     monkeypatch.setattr(plan, "REGION_UNITS", 2)
     monkeypatch.setattr(plan, "REGION_BYTES", 1 << 13)

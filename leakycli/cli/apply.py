@@ -137,7 +137,7 @@ def _begun_ahead(jobs: list[Job], options: Options, given: dict[str, Any], stack
     stack: ends the workers.
     """
     from leakycli import system
-    from leakycli.engine.job import SMALL
+    from leakycli.engine.request import SMALL
     from leakycli.formats import is_small_file
 
     small = [is_small_file(job.source, SMALL) for job in jobs] if len(jobs) >= MANY else []

@@ -1,4 +1,4 @@
-"""How one array gets from its source to its destination: what it becomes, the plan for that, and readers and writers that fit the plan.
+"""How one array gets from its source to its destination: the plan for that, and readers and writers that fit the plan.
 
 Two flat sides go by spans of the flat buffer; where a side is chunked both go by boxes of its grid.
 """
@@ -15,10 +15,8 @@ import numpy as np
 
 from leakycli import stopping
 from leakycli.engine.plan import ArrayPlan, Codecs, FlatPlan, GridPlan
-from leakycli.errors import UnsupportedError, shown
-from leakycli.formats import ArrayInfo, Layout, Member, Reader, Source, Writer
+from leakycli.formats import ArrayInfo, Reader, Writer
 from leakycli.formats.flat import BoxReader, BoxWriter, SpoolingWriter, spooled
-from leakycli.function.rule import Rule
 from leakycli.regions import Grid, Index, Presence
 
 #: Copies that codecs hold, encoded and decoded: of the chunk that they are at, or the shard (which is put together from chunks), more where
@@ -37,19 +35,6 @@ _GROWING = ("gzip", "zlib", "bz2", "lzma")
 
 #: Bytes that their libraries keep in each worker.
 _LIBRARIES = 7 << 20
-
-
-def result_info(array: ArrayInfo, rule: Rule | None, format: str, layout: Layout, source: Source, member: Member) -> ArrayInfo:
-    """The array as it is written: the same shape in the rule's type (None: its own), in the order and chunks that suit the format."""
-    dtype = array.dtype if rule is None else rule.dtype if array.dtype.isnative else rule.dtype.newbyteorder("S")
-    if not array.size and prod(max(n, 1) for n in array.shape) * dtype.itemsize >= 1 << 63:
-        # An array without elements may have such a shape in a small type, but not in a larger.
-        raise UnsupportedError(f"{array.name and f'array {shown(array.name)}: '}the shape {array.shape} is too large for {dtype.name}")
-    if format.startswith("zarr"):
-        from leakycli.formats.zarr import result_array
-
-        return result_array(array, dtype, layout, source, member)
-    return ArrayInfo(array.name, array.shape, dtype, array.fortran)
 
 
 def array_plan(
@@ -112,19 +97,18 @@ def fitting_reader(plan: ArrayPlan[Any], reader: Reader[Any], spool: str) -> Rea
     return BoxReader(spooled(reader, spool) if plan.spool else reader)
 
 
-def fitting_writer(plan: ArrayPlan[Any], writer: Writer[Any], spool: str, begun: bool = False) -> Writer[Any]:
+def fitting_writer(plan: ArrayPlan[Any], writer: Writer[Any], spool: str, resumed: bool = False) -> Writer[Any]:
     """`writer` for the regions of `plan`. spool: where an array that must go in order is put when memory does not hold its slabs.
 
-    begun: by an earlier run, whose spool is kept.
+    resumed: an earlier run began it, whose spool is kept.
     """
     if not isinstance(plan, GridPlan) or writer.info.chunking is not None:
         return writer
-    return SpoolingWriter(writer, spool, begun) if plan.spool else BoxWriter(writer)
+    return SpoolingWriter(writer, spool, resumed) if plan.spool else BoxWriter(writer)
 
 
-def copy_array(plan: ArrayPlan[Any], ends: tuple[Reader[Any], Writer[Any]]) -> None:
+def copy_array(plan: ArrayPlan[Any], reader: Reader[Any], writer: Writer[Any]) -> None:
     """Write what the reader gives, as it is."""
-    reader, writer = ends
     itemsize = plan.itemsize_in
     with contextlib.closing(reader), contextlib.closing(writer):
         for region in plan.regions():

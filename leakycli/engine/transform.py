@@ -112,6 +112,14 @@ class Progress:
         return ArrayResult(self.stats, *self.sample.distributions(self.stats, fill))
 
 
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """Where an interrupted run came to in an array: the position of its next region, and what the regions before that gave."""
+
+    position: int
+    progress: Progress
+
+
 class RegionTask(Generic[R]):
     """Reads, transforms and writes one region; each thread that runs it keeps buffers of its own in it."""
 
@@ -188,24 +196,27 @@ def _nan_message(reader: Reader[R], rule: Rule, where: int | Index) -> str:
 def run(
     plan: ArrayPlan[R],
     rule: Rule,
-    ends: tuple[Reader[R], Writer[R]],
+    reader: Reader[R],
+    writer: Writer[R],
     executor: Executor,
     workers: int,
     done: Callable[[R, Progress], None],
-    begun: tuple[int, Progress] | None = None,
+    resumed: Resumed | None = None,
     statistics: bool = True,
     mask: Mask | None = None,
 ) -> Progress:
-    """Transform one array from the reader to the writer (`ends`), calling `done` after each region in plan order, with all so far.
+    """Transform one array from the reader to the writer, calling `done` after each region in plan order, with all so far.
 
-    executor: of threads. begun: the position at which to resume, and what the regions before it gave. statistics: whether those and the
-    sample are taken. mask: what is done about missing elements beside the transform, None for nothing. Raises the error of the first
-    region, in plan order, that has one; the regions after it are cancelled, and none is
-    running any more when this returns or raises.
+    executor: of threads.
+    resumed: what an earlier run has done; None for a new one.
+    statistics: whether those and the sample are taken.
+    mask: what is done about missing elements beside the transform, None for nothing.
+
+    Raises the error of the first region, in plan order, that has one; the regions after it are cancelled, and none is running any more
+    when this returns or raises.
     """
-    reader, writer = ends
     task = RegionTask(plan, rule, reader, writer, statistics, mask)
-    start, progress = begun or (0, Progress(rule, plan.size))
+    start, progress = (0, Progress(rule, plan.size)) if resumed is None else (resumed.position, resumed.progress)
     pending: deque[tuple[R, Array | None, Future[RegionResult]]] = deque()
     spare: list[Array] = []
     # Decoding is the longest thing that must go in order; what else must, as commits, is not to wait for it, nor it for them.
@@ -256,7 +267,7 @@ def run(
 
 
 def _fetch(reader: Reader[R], region: R, buffer: Array, before: Future[None] | None) -> None:
-    """Fetch a region, if the one before it was: after an error there is nothing to go on from."""
+    """Fetch a region, if the one before it was: after an error there is nothing to continue."""
     if before is not None:
         before.result()
     reader.fetch(region, buffer)

@@ -10,13 +10,14 @@ from math import prod
 from typing import TYPE_CHECKING, Any, TextIO
 
 from leakycli.errors import CorruptError, LeakyError, shown, visible
+from leakycli.formats import FORMATS
 from leakycli.report.model import ArrayReport, Report, Statistics
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from leakycli.api import SourceInfo
-    from leakycli.engine.job import PlannedArray, Preview
+    from leakycli.engine.preview import PlannedArray, Preview
     from leakycli.engine.verify import Comparison
     from leakycli.formats import ArrayInfo, Member, Usage
 
@@ -191,14 +192,14 @@ def _chunked(array: ArrayInfo, usage: Usage | None) -> dict[str, Any]:
 def render_info(values: dict[str, Any], stream: TextIO) -> None:
     """What `info_values` says; a hierarchy as a tree."""
     console = _console(stream)
-    size = _bytes(values["bytes"]) if values["bytes"] is not None else "a stream" if values["format"] == "npy" else "size not known"
+    size = _bytes(values["bytes"]) if values["bytes"] is not None else "a stream" if FORMATS[values["format"]].single else "size not known"
     _say(console, f"{values['path']}: {values['format']}, {size}")
-    zarr = values["format"].startswith("zarr")
+    nested = FORMATS[values["format"]].nested
     lines = {array["name"]: _array_line(array) for array in values["arrays"]}
     lines |= {bad["name"]: f"{bad['kind']}: {bad['problem']}" for bad in values["unsupported"]}
-    lines |= {other: "group" if zarr else "no array" for other in values["others"] if other or not zarr}
-    for name in sorted(lines, key=lambda name: name.split("/")) if zarr else lines:
-        depth, label = (name.count("/"), name.rpartition("/")[2]) if zarr else (0, name)
+    lines |= {other: "group" if nested else "no array" for other in values["others"] if other or not nested}
+    for name in sorted(lines, key=lambda name: name.split("/")) if nested else lines:
+        depth, label = (name.count("/"), name.rpartition("/")[2]) if nested else (0, name)
         _say(console, f"  {'  ' * depth}{f'{label}: ' if label else ''}{lines[name]}")
     for warning in values["warnings"]:
         _say(console, f"warning: {warning}")

@@ -36,11 +36,11 @@ import leakycli.formats.npz
 import leakycli.formats.zarr
 from leakycli import Options
 from leakycli.destination import journal, rename
-from leakycli.engine import job, plan
+from leakycli.engine import plan, request
 from tests.kit.processes import ended, forked
 
 #: Small arrays in many regions, and a line for each.
-job.SMALL = 0
+request.SMALL = 0
 plan.UNIT_BYTES = 1 << 12
 plan.REGION_UNITS = 2
 plan.REGION_BYTES = 1 << 13

@@ -21,10 +21,10 @@ import zarr
 
 from leakycli import Options, apply, leaky_relu, system
 from leakycli.destination import journal
-from leakycli.engine import events, job, plan
+from leakycli.engine import events, plan, request
 from leakycli.errors import StorageError
 
-job.SMALL = 0
+request.SMALL = 0
 plan.UNIT_BYTES = 1 << 14
 plan.REGION_UNITS = 2
 plan.REGION_BYTES = 1 << 15

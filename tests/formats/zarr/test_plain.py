@@ -175,7 +175,7 @@ def test_only_what_is_not_coded_is_plain(plain: bool, options: dict[str, Any], t
     array = zarr.create_array(tmp_path / "in.zarr", shape=x.shape, chunks=(4, 4), fill_value=0, **({"dtype": "f4"} | options))
     array[...] = x
     with Job(str(tmp_path / "in.zarr"), str(tmp_path / "out.zarr"), Options()) as job:
-        reader = job._source.reader(job._source.members[0])
+        reader = job.request.source.reader(job.request.source.members[0])
         assert isinstance(reader, PlainReader) == plain
     report = leakycli.apply(str(tmp_path / "in.zarr"), str(tmp_path / "out.zarr"), Options(verify=True))
     assert (report.arrays[0].codec_pipeline is None) == plain
