@@ -7,7 +7,6 @@ one line that can be shown as it is.
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -23,7 +22,7 @@ from leakycli.engine.tasks import ignored, selection
 from leakycli.errors import LeakyError, UsageError, let_go, shown
 from leakycli.formats import ArrayInfo, Member, Usage
 from leakycli.function.rule import OUTPUTS
-from leakycli.options import Options
+from leakycli.options import Options, Parameters
 from leakycli.report.model import Report
 from leakycli.report.saved import MALFORMED, saved_values
 
@@ -127,12 +126,9 @@ def recorded_parameters(dest: str, storage_options: Mapping[str, Any] | None = N
     try:
         at, report_at = (formats.located(path, storage_options or {}) for path in (dest, f"{dest}.report.json"))
         report = saved_values(report_at)
-        identity, given = report["destination"]["identity"], report["parameters"]
-        known = type(given["alpha"]) in (int, float) and math.isfinite(given["alpha"])
-        known = known and given["dtype"] in (None, *OUTPUTS) and type(given["nan"]) in (int, type(None))
-        if known and identity == formats.fingerprint(at):
-            patterns = {name: tuple(map(str, given[name])) for name in ("only", "skip")}
-            return {name: given[name] for name in ("alpha", "dtype", "nan")} | patterns
+        held = Parameters.from_dict(report["parameters"])
+        if held.dtype in (None, *OUTPUTS) and report["destination"]["identity"] == formats.fingerprint(at):
+            return {name: getattr(held, name) for name in ("alpha", "dtype", "nan", "only", "skip")}
     except MALFORMED:
         pass
     return None

@@ -15,11 +15,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
+
+from leakycli.errors import UsageError
+from leakycli.function.alpha import ALPHA, checked_alpha
 
 F = TypeVar("F", bound=Callable[..., Any])
 Decorator = Callable[[F], F]
@@ -49,14 +51,15 @@ def _shape(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
     return shape
 
 
-def _finite(ctx: click.Context, param: click.Parameter, value: float) -> float:
-    if not math.isfinite(value):
-        raise click.BadParameter(f"{value} is not finite", ctx, param)
-    return value
+def _alpha(ctx: click.Context, param: click.Parameter, value: float) -> float:
+    try:
+        return checked_alpha(value)
+    except UsageError as error:
+        raise click.BadParameter(str(error), ctx, param) from None
 
 
 alpha = click.option(
-    "--alpha", type=float, metavar="A", callback=_finite, default=0.2, show_default=True, help="Slope for x <= 0; any finite number."
+    "--alpha", type=float, metavar="A", callback=_alpha, default=ALPHA, show_default=True, help="Slope for x <= 0; any finite number."
 )
 dtype = click.option("--dtype", type=click.Choice(DTYPES), help="Type of the result. [default: that of floats, float32 for integers]")
 nan = click.option("--nan", type=int, metavar="N", help="What NaN becomes in an integer --dtype; without it NaN fails the run.")

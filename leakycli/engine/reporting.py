@@ -69,7 +69,7 @@ def reported(request: Request, work: Work, written: Written, identity: dict[str,
     return Report(
         version=__version__,
         command=request.options.command,
-        parameters=request.options.parameters(),
+        parameters=request.options.parameters.to_dict(),
         source=Endpoint(redacted(request.source_path), request.source_format.name, read, identity or None),
         destination=Endpoint(redacted(request.dest_path), request.format.name, written.bytes, fingerprint),
         arrays=arrays,

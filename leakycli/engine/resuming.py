@@ -36,7 +36,7 @@ def fingerprint(request: Request, work: Work, identity: dict[str, Any]) -> dict[
     # What was done of chunks that have gone, or have come, since would stay, and its statistics with it.
     stored = {task.key: str(found) for task in work.transformed if (found := request.source.stored(task.member)) is not None}
     fields |= {"chunks_stored": stored} if stored else {}
-    values: dict[str, Any] = plain(fields | {"parameters": request.options.parameters()})
+    values: dict[str, Any] = plain(fields | {"parameters": request.options.parameters.to_dict()})
     return values
 
 
@@ -62,7 +62,7 @@ def finished_report(request: Request, identity: Callable[[], dict[str, Any]]) ->
     report, why = saved_report(request.located(f"{request.dest_path}.report.json")), "no report says that it is what this run gives"
     if report is not None:
         then = {"source": report.source.identity, "parameters": report.parameters}
-        now = plain({"source": identity(), "parameters": request.options.parameters()})
+        now = plain({"source": identity(), "parameters": request.options.parameters.to_dict()})
         found = formats.fingerprint(request.located(request.dest_path))
         differs = next((name for name, value in _flat(now).items() if _flat(then).get(name) != value), None)
         if differs is None and then == now and report.destination.identity == found:

@@ -177,7 +177,7 @@ class _Comparing:
         compared = [self._array(pair) if pair.transformed else self._copy(pair) for pair in pairs.pairs]
         compared += [ArrayComparison(name, 0, None, None, "is not in the source") for name in pairs.added]
         warnings = (*self.source.opened.warnings, *ignored(self.source.path, [pair.member for pair in pairs.pairs if pair.transformed]))
-        return Comparison(self.source.path, self.dest.path, self.options.parameters(), tuple(compared), warnings)
+        return Comparison(self.source.path, self.dest.path, self.options.parameters.to_dict(), tuple(compared), warnings)
 
     def _copy(self, pair: Pair) -> ArrayComparison:
         """Of a member that is to be as it was."""

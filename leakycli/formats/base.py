@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from leakycli import stopping
 from leakycli.errors import CorruptError, LeakyError, SourceChangedError, StorageError, UsageError, shown
 from leakycli.function.rule import Rule
+from leakycli.options import Layout as Layout
 from leakycli.regions import Box, Index, Presence, Span
 
 Array = NDArray[Any]
@@ -64,17 +65,6 @@ class Usage:
     stored: int
     units: int
     bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """How results are to be laid out, where not as their source is. Shapes in elements; see `Options`."""
-
-    chunks: Index | None = None
-    shards: Index | None = None
-    compressor: str | None = None
-    zarr_format: int | None = None
-    provenance: bool = True
 
 
 @dataclass(frozen=True, slots=True)
