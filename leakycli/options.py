@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from leakycli.function.alpha import ALPHA, checked_alpha
+from leakycli.tuning import Tuning, current
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,7 @@ class Options(Parameters):
     reports: paths of further reports; "none" among them leaves out the one beside the destination.
     storage_options: of the file systems behind URLs, as fsspec has them; they may hold credentials, and are not recorded.
     command: what to record as the command.
+    tuning: sizes and intervals.
     """
 
     workers: int | None = None
@@ -100,6 +102,7 @@ class Options(Parameters):
     reports: tuple[str, ...] = ()
     storage_options: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     command: tuple[str, ...] | None = field(default=None, compare=False)
+    tuning: Tuning = field(default_factory=current, repr=False, compare=False)
 
     @property
     def parameters(self) -> Parameters:

@@ -22,7 +22,7 @@ LAYERS = (
     ("options",),
     ("stores", "function"),
     ("regions",),
-    ("stopping", "system"),
+    ("stopping", "system", "tuning"),
     ("errors", "_version"),
 )
 

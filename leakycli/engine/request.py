@@ -20,9 +20,6 @@ from leakycli.options import Options
 if TYPE_CHECKING:
     from leakycli.stores.remote import Remote
 
-#: Bytes of a `.npy` up to which a run is not worth resuming: its result is made without a name and a journal, where the system allows that.
-SMALL = 1 << 20
-
 #: What is near the beginning of each report.
 OURS = b'"tool": "leakycli"'
 
@@ -82,6 +79,7 @@ def opened(source: str, dest: str, options: Options) -> Iterator[Request]:
     _check_streams(source, dest, options)
     destination = _destination(source, dest, kind, options)
     destination.resumable &= not formats.is_stream(source)
+    destination.tuning = options.tuning
     reports = _report_paths(dest, options)
     for report in reports:
         _check_report(report, dest, options)
@@ -127,7 +125,7 @@ def _destination(source: str, dest: str, format: Format, options: Options) -> De
 def _is_small(source: str, options: Options) -> bool:
     """Whether all is done at once, so that there is nothing to keep of a run that does not end."""
     kept = options.overwrite or options.resume or options.fsync or options.verify or set(options.reports) - {"none"}
-    return hasattr(os, "O_TMPFILE") and not kept and formats.is_small_file(source, SMALL)
+    return hasattr(os, "O_TMPFILE") and not kept and formats.is_small_file(source, options.tuning.small_bytes)
 
 
 def _own_report(dest: str) -> str | None:

@@ -18,6 +18,7 @@ from leakycli.engine.plan import ArrayPlan, Codecs, FlatPlan, GridPlan
 from leakycli.formats import ArrayInfo, Reader, Writer
 from leakycli.formats.flat import BoxReader, BoxWriter, SpoolingWriter, spooled
 from leakycli.regions import Grid, Index, Presence
+from leakycli.tuning import DEFAULT, Tuning
 
 #: Copies that codecs hold, encoded and decoded: of the chunk that they are at, or the shard (which is put together from chunks), more where
 #: what is not in C order is turned and where output is copied as it grows; and of a region, of which pipelines that work on all its chunks
@@ -46,6 +47,7 @@ def array_plan(
     beside: float = 0.0,
     by_requests: bool = False,
     once: int = 0,
+    tuning: Tuning = DEFAULT,
 ) -> ArrayPlan[Any]:
     """The plan from the first of `ends` to the other.
 
@@ -57,7 +59,7 @@ def array_plan(
     itemsizes = array.dtype.itemsize, result.dtype.itemsize
     chunking = result.chunking or array.chunking
     if chunking is None:
-        return replace(FlatPlan.of(key, array.size, itemsizes, scratch, ordered), once=once)
+        return replace(FlatPlan.of(key, array.size, itemsizes, scratch, ordered, tuning), once=once)
     flat = [end for end in ends if end.chunking is None]
     grid = Grid(array.shape, chunking.unit, reverse=any(end.fortran for end in flat))
     same = array.chunking is not None and result.chunking is not None and array.chunking.unit == result.chunking.unit
@@ -65,7 +67,8 @@ def array_plan(
     present = stored() if stored is not None and array.chunking is not None else None
     apart = same and not by_requests and all(end.chunking is not None and end.chunking.plain for end in ends)
     codecs = _codecs(ends, beside, apart)
-    return replace(GridPlan.of(key, grid, itemsizes, scratch, ordered, bool(flat), present if same else None, codecs, apart), once=once)
+    plan = GridPlan.of(key, grid, itemsizes, scratch, ordered, bool(flat), present if same else None, codecs, apart)
+    return replace(plan, once=once, tuning=tuning)
 
 
 def _codecs(ends: tuple[ArrayInfo, ArrayInfo], beside: float, apart: bool) -> Codecs:

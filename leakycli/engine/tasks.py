@@ -8,6 +8,7 @@ from math import prod
 from typing import Any
 
 from leakycli import system
+from leakycli.engine.compare import comparing_bytes
 from leakycli.engine.plan import ArrayPlan, GridPlan, Plan, plan_run
 from leakycli.engine.request import Request
 from leakycli.engine.route import OF_REGION_AT_ONCE, array_plan
@@ -177,9 +178,7 @@ def _array_plan(request: Request, member: Member, array: ArrayInfo, rule: Rule |
         scratch = kernel_bytes(rule, array.chunking is None and result.chunking is None)
         once = sample_bytes(rule, array.size)
         if options.verify:
-            from leakycli.engine.verify import comparing_bytes
-
-            scratch += comparing_bytes(rule)
+            scratch += comparing_bytes(rule, options.tuning)
             # What was written is read again, beside what it should be; out of an archive by many chunks at once.
             beside += result.dtype.itemsize / (array.dtype.itemsize + result.dtype.itemsize)
             beside += OF_REGION_AT_ONCE if into.packed else 0
@@ -188,7 +187,17 @@ def _array_plan(request: Request, member: Member, array: ArrayInfo, rule: Rule |
     if array.chunking is not None or result.chunking is not None:
         # The checksum of a member is that of its bytes in order.
         ordered = ordered[0] or request.source_format.checksummed, ordered[1] or into.checksummed
-    return array_plan(member.key, (array, result), ordered, scratch, lambda: source.stored(member), beside, request.remote, once)
+    return array_plan(
+        member.key,
+        (array, result),
+        ordered,
+        scratch,
+        lambda: source.stored(member),
+        beside,
+        request.remote,
+        once,
+        options.tuning,
+    )
 
 
 def ignored(path: str, members: Iterable[Member]) -> Iterator[str]:

@@ -13,9 +13,9 @@ import numpy as np
 
 from leakycli import stopping
 from leakycli.engine import events
-from leakycli.engine.compare import ComparingWriter, Difference
+from leakycli.engine.compare import ComparingWriter, Difference, comparing_bytes
 from leakycli.engine.executors import local_executor
-from leakycli.engine.plan import UNIT_BYTES, ArrayPlan, GridPlan
+from leakycli.engine.plan import ArrayPlan, GridPlan
 from leakycli.engine.request import Request
 from leakycli.engine.route import array_plan, fitting_reader
 from leakycli.engine.tasks import ArrayTask, Work, array_rule, ignored, plan_here, selection
@@ -25,6 +25,7 @@ from leakycli.formats import FORMATS, ArrayInfo, Format, Member, Source
 from leakycli.function.kernel import kernel_bytes
 from leakycli.function.rule import Rule
 from leakycli.options import Options
+from leakycli.tuning import Tuning
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +115,6 @@ class Pairs:
         return cls(tuple(pairs), tuple(added))
 
 
-def comparing_bytes(rule: Rule) -> int:
-    """Bytes a worker takes for comparing a unit: what was found, and where it differs."""
-    return 3 * UNIT_BYTES * rule.dtype.itemsize // rule.source.itemsize
-
-
 def compare(source: Side, dest: Side, options: Options, observe: events.Observer = events.ignore) -> Comparison:
     """Compare the arrays of `dest` with what those of `source` give."""
     chosen = selection(options).choose(source.opened.members, source.path)
@@ -130,7 +126,7 @@ def compare(source: Side, dest: Side, options: Options, observe: events.Observer
         if pair.transformed and array is not None and found is not None and found.array is not None:
             rule = rules[pair.member.key]
             if _mismatch(array, rule.dtype, found.array) is None:
-                tasks.append(_task(source, dest, pair.member, array, rule, found, found.array))
+                tasks.append(_task(source, dest, pair.member, array, rule, found, found.array, options.tuning))
                 held = max(held, pair.member.memory + found.memory)
     plan = plan_here([task.plan for task in tasks], options, held=held)
     work = Work(tuple(replace(task, plan=fitted) for task, fitted in zip(tasks, plan.arrays, strict=True)), plan)
@@ -148,16 +144,18 @@ def compare_result(request: Request, work: Work, dest: Side) -> Comparison:
     return _Comparing(source, dest, rules, Work(transformed, work.plan), request.options, events.ignore).all(pairs)
 
 
-def _task(source: Side, dest: Side, member: Member, array: ArrayInfo, rule: Rule, found: Member, result: ArrayInfo) -> ArrayTask:
+def _task(
+    source: Side, dest: Side, member: Member, array: ArrayInfo, rule: Rule, found: Member, result: ArrayInfo, tuning: Tuning
+) -> ArrayTask:
     """The task whose result is to be that array of `dest`: computed in the type that is expected, in the layout that was found."""
     mask = source.opened.mask(member, rule) if dest.format.marks_missing else None
     flat = array.chunking is None and result.chunking is None
-    scratch = kernel_bytes(rule, flat) + comparing_bytes(rule)
+    scratch = kernel_bytes(rule, flat) + comparing_bytes(rule, tuning)
     ordered = (
         source.opened.sequential(member) or (not flat and source.format.checksummed),
         dest.opened.sequential(found) or (not flat and dest.format.checksummed),
     )
-    plan = array_plan(member.key, (array, result), ordered, scratch, beside=1.0)
+    plan = array_plan(member.key, (array, result), ordered, scratch, beside=1.0, tuning=tuning)
     return ArrayTask(member, array, rule, mask if mask is not None and mask.active else None, result, plan)
 
 
