@@ -30,6 +30,10 @@ Decorator = Callable[[F], F]
 DTYPES = ("float16", "float32", "float64", "int32", "int64")
 
 
+#: As in leakycli.formats, likewise.
+FAMILIES = ("npy", "npz", "zarr")
+
+
 def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
     from leakycli.engine.plan import parse_size
 
@@ -84,7 +88,7 @@ skip = click.option(
     metavar="NAME",
     help="Copy the array of this name, or those that match it as a shell's pattern, as they are; may be repeated.",
 )
-to = click.option("--to", type=click.Choice(("npy", "npz", "zarr")), help="Format of the results in a folder, or of '-'.")
+to = click.option("--to", type=click.Choice(FAMILIES), help="Format of the results in a folder, or of '-'.")
 chunks = click.option(
     "--chunks", callback=_shape, metavar="N,N,...", help="Zarr: shape of a chunk. [default: as in SOURCE, else about 4 MiB]"
 )
