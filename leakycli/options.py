@@ -1,4 +1,4 @@
-"""Everything that `apply` and `verify` can be told: values only, with the checks that need nothing else."""
+"""The options of `apply` and `verify`: values only, with the checks that need nothing else."""
 
 from __future__ import annotations
 

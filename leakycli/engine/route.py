@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -38,54 +38,68 @@ _GROWING = ("gzip", "zlib", "bz2", "lzma")
 _LIBRARIES = 7 << 20
 
 
-def array_plan(
-    key: str,
-    ends: tuple[ArrayInfo, ArrayInfo],
-    ordered: tuple[bool, bool],
-    scratch: int,
-    stored: Callable[[], Presence | None] | None = None,
-    beside: float = 0.0,
-    by_requests: bool = False,
-    once: int = 0,
-    tuning: Tuning = DEFAULT,
-) -> ArrayPlan[Any]:
-    """The plan from the first of `ends` to the other.
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a plan has to keep to, beside the two layouts.
 
-    ordered: whether each must go front to back where it is flat. stored: gives the write units of the source that are stored, where only
-    those are to be worked on. beside: what else a region takes, as a multiple of its bytes in and out. by_requests: a side is behind a
-    URL, where many chunks at once are quicker than one after the other. scratch: bytes of each worker; once: bytes for the array.
+    ordered_in, ordered_out: whether source and destination must go front to back where they are flat.
+    scratch: bytes of each worker.
+    once: bytes for the array, whatever the workers.
+    beside: what else a region takes, as a multiple of its bytes in and out.
+    by_requests: a side is behind a URL, where many chunks at once are quicker than one after the other.
     """
-    array, result = ends
+
+    ordered_in: bool = False
+    ordered_out: bool = False
+    scratch: int = 0
+    once: int = 0
+    beside: float = 0.0
+    by_requests: bool = False
+    tuning: Tuning = DEFAULT
+
+    @property
+    def ordered(self) -> tuple[bool, bool]:
+        return self.ordered_in, self.ordered_out
+
+
+def array_plan(
+    key: str, array: ArrayInfo, result: ArrayInfo, terms: Terms, stored: Callable[[], Presence | None] = lambda: None
+) -> ArrayPlan[Any]:
+    """The plan from `array` to `result`.
+
+    stored: gives the write units of the source that are stored, where only those are to be worked on.
+    """
     itemsizes = array.dtype.itemsize, result.dtype.itemsize
     chunking = result.chunking or array.chunking
     if chunking is None:
-        return replace(FlatPlan.of(key, array.size, itemsizes, scratch, ordered, tuning), once=once)
-    flat = [end for end in ends if end.chunking is None]
-    grid = Grid(array.shape, chunking.unit, reverse=any(end.fortran for end in flat))
+        return replace(FlatPlan.of(key, array.size, itemsizes, terms.scratch, terms.ordered, terms.tuning), once=terms.once)
+    flat = [side for side in (array, result) if side.chunking is None]
+    grid = Grid(array.shape, chunking.unit, reverse=any(side.fortran for side in flat))
     same = array.chunking is not None and result.chunking is not None and array.chunking.unit == result.chunking.unit
     # Listed here in any case, so that a chunk that goes missing after this is missed.
-    present = stored() if stored is not None and array.chunking is not None else None
-    apart = same and not by_requests and all(end.chunking is not None and end.chunking.plain for end in ends)
-    codecs = _codecs(ends, beside, apart)
-    plan = GridPlan.of(key, grid, itemsizes, scratch, ordered, bool(flat), present if same else None, codecs, apart)
-    return replace(plan, once=once, tuning=tuning)
+    present = stored() if array.chunking is not None else None
+    plain = all(side.chunking is not None and side.chunking.plain for side in (array, result))
+    apart = same and not terms.by_requests and plain
+    codecs = _codecs(array, result, terms.beside, apart)
+    plan = GridPlan.of(key, grid, itemsizes, terms.scratch, terms.ordered, bool(flat), present if same else None, codecs, apart)
+    return replace(plan, once=terms.once, tuning=terms.tuning)
 
 
-def _codecs(ends: tuple[ArrayInfo, ArrayInfo], beside: float, apart: bool) -> Codecs:
-    chunked = [(end, end.chunking) for end in ends if end.chunking is not None]
+def _codecs(array: ArrayInfo, result: ArrayInfo, beside: float, apart: bool) -> Codecs:
+    chunked = [(side, side.chunking) for side in (array, result) if side.chunking is not None]
     if apart:
         # A chunk at an edge of the array is put together in memory of its own, as it is stored whole.
-        return Codecs(beside, _LIBRARIES + max(prod(chunking.unit) * end.dtype.itemsize for end, chunking in chunked))
+        return Codecs(beside, _LIBRARIES + max(prod(chunking.unit) * side.dtype.itemsize for side, chunking in chunked))
     at_once = any(chunking.at_once for _, chunking in chunked)
     fixed = float(_LIBRARIES)
-    for end, chunking in chunked:
+    for side, chunking in chunked:
         # At an edge of the array, too: chunks are stored whole.
         grows = chunking.shards is None and any(name in chunking.codecs for name in _GROWING)
         copies = (_OF_CHUNK if chunking.shards is None else _OF_SHARD) + _TURNED * chunking.turned + _GROWN * grows
-        fixed += prod(chunking.unit) * end.dtype.itemsize * copies
+        fixed += prod(chunking.unit) * side.dtype.itemsize * copies
         beside += _OF_REGION_GROWN * grows / len(chunked)
     share = (OF_REGION_AT_ONCE if at_once else _OF_REGION) + beside
-    return Codecs(share, int(fixed), tuple(_within(chunking.chunks, end) for end, chunking in chunked))
+    return Codecs(share, int(fixed), tuple(_within(chunking.chunks, side) for side, chunking in chunked))
 
 
 def _within(lengths: Index, array: ArrayInfo) -> int:

@@ -11,7 +11,7 @@ from leakycli import system
 from leakycli.engine.compare import comparing_bytes
 from leakycli.engine.plan import ArrayPlan, GridPlan, Plan, plan_run
 from leakycli.engine.request import Request
-from leakycli.engine.route import OF_REGION_AT_ONCE, array_plan
+from leakycli.engine.route import OF_REGION_AT_ONCE, Terms, array_plan
 from leakycli.engine.selection import Selection
 from leakycli.errors import LeakyError, UnsupportedError, UsageError, listed, place, shown
 from leakycli.formats import ArrayInfo, Mask, Member, behind_text, carries
@@ -182,22 +182,20 @@ def _array_plan(request: Request, member: Member, array: ArrayInfo, rule: Rule |
             # What was written is read again, beside what it should be; out of an archive by many chunks at once.
             beside += result.dtype.itemsize / (array.dtype.itemsize + result.dtype.itemsize)
             beside += OF_REGION_AT_ONCE if into.packed else 0
-    in_order = into.code.compresses(options.layout, source, member) or not request.destination.revocable
-    ordered = source.sequential(member), in_order
-    if array.chunking is not None or result.chunking is not None:
-        # The checksum of a member is that of its bytes in order.
-        ordered = ordered[0] or request.source_format.checksummed, ordered[1] or into.checksummed
-    return array_plan(
-        member.key,
-        (array, result),
-        ordered,
-        scratch,
-        lambda: source.stored(member),
-        beside,
-        request.remote,
-        once,
-        options.tuning,
+    # The checksum of a member is that of its bytes in order.
+    gridded = array.chunking is not None or result.chunking is not None
+    terms = Terms(
+        ordered_in=source.sequential(member) or (gridded and request.source_format.checksummed),
+        ordered_out=not request.destination.revocable
+        or into.code.compresses(options.layout, source, member)
+        or (gridded and into.checksummed),
+        scratch=scratch,
+        once=once,
+        beside=beside,
+        by_requests=request.remote,
+        tuning=options.tuning,
     )
+    return array_plan(member.key, array, result, terms, lambda: source.stored(member))
 
 
 def ignored(path: str, members: Iterable[Member]) -> Iterator[str]:

@@ -66,7 +66,7 @@ class Progress:
         self.rule, self.size = rule, size
         self.stats = BlockStats()
         self.sample = Sample(rule, size)
-        self._told = self._telling = 0
+        self._recorded = self._recording = 0
 
     def add(self, result: RegionResult) -> None:
         self.stats += result.stats
@@ -76,13 +76,13 @@ class Progress:
     def held(self) -> Callable[[], dict[str, Any]]:
         """What `restore` needs to know of all so far, and of the sample what came since the journal's line before.
 
-        The journal calls the last it was given when it writes a line. That it goes on after that means that the line was written.
+        The journal calls the last it was given when it writes a line. A later call to this means that the line was written.
         """
-        self._told = max(self._told, self._telling)
-        stats, start, stop = self.stats, self._told, self.sample.count
+        self._recorded = max(self._recorded, self._recording)
+        stats, start, stop = self.stats, self._recorded, self.sample.count
 
         def record() -> dict[str, Any]:
-            self._telling = stop
+            self._recording = stop
             values = base64.b64encode(self.sample.since(start, stop)).decode()
             return {"stats": stats.to_json(), "sample": values, "sample_from": start}
 
@@ -101,7 +101,7 @@ class Progress:
         self.stats = BlockStats.from_json(stats)
         if json.loads(json.dumps(self.stats.to_json())) != stats:
             raise ValueError("no statistics")
-        self._told = self.sample.count
+        self._recorded = self.sample.count
 
     def finish(self, fill: Any) -> ArrayResult:
         """After the last region. fill: what the elements are that are not stored."""

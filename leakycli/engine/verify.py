@@ -17,7 +17,7 @@ from leakycli.engine.compare import ComparingWriter, Difference, comparing_bytes
 from leakycli.engine.executors import local_executor
 from leakycli.engine.plan import ArrayPlan, GridPlan
 from leakycli.engine.request import Request
-from leakycli.engine.route import array_plan, fitting_reader
+from leakycli.engine.route import Terms, array_plan, fitting_reader
 from leakycli.engine.tasks import ArrayTask, Work, array_rule, ignored, plan_here, selection
 from leakycli.engine.transform import run
 from leakycli.errors import LossError, counted, place
@@ -150,18 +150,20 @@ def _task(
     """The task whose result is to be that array of `dest`: computed in the type that is expected, in the layout that was found."""
     mask = source.opened.mask(member, rule) if dest.format.marks_missing else None
     flat = array.chunking is None and result.chunking is None
-    scratch = kernel_bytes(rule, flat) + comparing_bytes(rule, tuning)
-    ordered = (
-        source.opened.sequential(member) or (not flat and source.format.checksummed),
-        dest.opened.sequential(found) or (not flat and dest.format.checksummed),
+    terms = Terms(
+        ordered_in=source.opened.sequential(member) or (not flat and source.format.checksummed),
+        ordered_out=dest.opened.sequential(found) or (not flat and dest.format.checksummed),
+        scratch=kernel_bytes(rule, flat) + comparing_bytes(rule, tuning),
+        beside=1.0,
+        tuning=tuning,
     )
-    plan = array_plan(member.key, (array, result), ordered, scratch, beside=1.0, tuning=tuning)
+    plan = array_plan(member.key, array, result, terms)
     return ArrayTask(member, array, rule, mask if mask is not None and mask.active else None, result, plan)
 
 
 @dataclass(frozen=True)
 class _Comparing:
-    """A comparison that goes on. rules: of the members that are transformed, by key. work: the tasks of those that can be compared."""
+    """A comparison in progress. rules: of the members that are transformed, by key. work: the tasks of those that can be compared."""
 
     source: Side
     dest: Side

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leakycli.engine.plan import Codecs, FlatPlan, GridPlan
-from leakycli.engine.route import array_plan
+from leakycli.engine.route import Terms, array_plan
 from leakycli.formats import ArrayInfo
 from leakycli.formats.base import Chunking
 from leakycli.formats.flat import runs
@@ -140,6 +140,6 @@ def test_parts_of_a_flat_array_cover_it_once(size: int, itemsize: int, ordered: 
 def test_plain_chunks_go_one_by_one_between_folders_and_many_at_once_behind_a_url() -> None:
     info = ArrayInfo("", (64, 64), np.dtype("f4"), False, Chunking((8, 8), None, "none", plain=True))
     for by_requests in (False, True):
-        plan = array_plan("", (info, info), (False, False), 0, by_requests=by_requests).fitted(2, 1 << 30)
+        plan = array_plan("", info, info, Terms(by_requests=by_requests)).fitted(2, 1 << 30)
         assert isinstance(plan, GridPlan)
         assert [len(list(plan.parts(region))) for region in plan.regions()] == ([1] if by_requests else [64])
