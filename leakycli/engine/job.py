@@ -29,6 +29,7 @@ from leakycli.errors import (
     shown,
     storage_error,
 )
+from leakycli.function.sample import stride
 from leakycli.options import Options
 from leakycli.report.model import Report
 
@@ -202,6 +203,9 @@ class Job:
                 space += plan.bytes_out
             if isinstance(plan, GridPlan) and plan.spool:
                 spooled += plan.bytes_in if plan.ordered_in else plan.bytes_out
+            if everything and task.rule is not None:
+                # The journal holds the sample, in base64.
+                spooled += -(-plan.size // stride(plan.size)) * plan.itemsize_in * 4 // 3
         return space, spooled
 
     def _named(self, text: str) -> str:

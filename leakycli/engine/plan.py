@@ -352,9 +352,12 @@ class GridPlan(ArrayPlan[Box]):
         return replace(plan, joined=self.grid.joined(most))
 
 
-def window(workers: int) -> int:
-    """Regions in flight for so many workers: one each, and one that waits for each."""
-    return 2 * workers
+def window(workers: int, ordered: bool = True) -> int:
+    """Regions in flight for so many workers. Those of a side that goes in order wait in memory: one for each worker beside the one at hand.
+
+    Others cost nothing, and there are enough for the workers to go on when one of them is late.
+    """
+    return (2 if ordered else 8) * workers
 
 
 @dataclass(frozen=True, slots=True)

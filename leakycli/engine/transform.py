@@ -217,6 +217,7 @@ def run(
     """
     task = RegionTask(plan, rule, reader, writer, statistics, mask)
     start, progress = (0, Progress(rule, plan.size)) if resumed is None else (resumed.position, resumed.progress)
+    most = window(workers, reader.sequential or writer.sequential)
     pending: deque[tuple[R, Array | None, Future[RegionResult]]] = deque()
     spare: list[Array] = []
     # Decoding is the longest thing that must go in order; what else must, as commits, is not to wait for it, nor it for them.
@@ -239,7 +240,7 @@ def run(
             _read_again(plan, reader, start)
         for region in plan.regions(start):
             stopping.check()
-            if len(pending) >= window(workers):
+            if len(pending) >= most:
                 take_oldest()
             fetched = None
             if reader.sequential:

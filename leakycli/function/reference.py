@@ -58,39 +58,54 @@ class Tally:
 
     def _block(self, x: Array, y: Array) -> None:
         work = self._work
-        native = x.astype(x.dtype.newbyteorder("="))  # a copy: y may be x
-        values = widened(native) if work.source == "bfloat16" else native
+        values = _read(work.source, x)  # a copy: y may be x
         results, clipped, nans = _results(work, values)
         y[:] = narrowed(results) if work.dtype == "bfloat16" else results
         if self._statistics:
             missing = _missing(work, values)
-            clips, replaced = (int(np.count_nonzero(which & ~missing)) for which in (clipped, nans))
+            clips, replaced = (_count(which if missing is None else which & ~missing) for which in (clipped, nans))
             before, after = _summary(values, missing, x.itemsize > 2), _summary(results, missing, y.itemsize > 2)
             self._stats += BlockStats.of(work, before, after, clips, replaced, _masked(work, results, missing))
 
 
-def _missing(work: Pass, x: Array) -> NDArray[np.bool_]:
+def _read(source: str, x: Array) -> Array:
+    """Elements in native order; those of 16-bit floats as float32, in which numpy is quick."""
+    native = x.astype(x.dtype.newbyteorder("="))
+    return widened(native) if source == "bfloat16" else native.astype(np.float32) if source == "float16" else native
+
+
+def _count(which: Array | bool) -> int:
+    return int(np.count_nonzero(which)) if which is not False else 0
+
+
+def _missing(work: Pass, x: Array) -> NDArray[np.bool_] | None:
+    """Which elements stand for no value; None where none can."""
+    if not work.missing:
+        return None
     found = np.zeros(x.size, np.bool_)
     for value in work.missing:
         found |= np.isnan(x) if math.isnan(value) else x == x.dtype.type(value)
     return found
 
 
-def _masked(work: Pass, y: Array, missing: NDArray[np.bool_]) -> int:
+def _masked(work: Pass, y: Array, missing: NDArray[np.bool_] | None) -> int:
     """How many results stand for no value, though their element is not missing."""
     if work.fill is None:
         return 0
     same = np.isnan(y) if math.isnan(work.fill) else y == y.dtype.type(work.fill)
-    return int(np.count_nonzero(same & ~missing))
+    return _count(same if missing is None else same & ~missing)
 
 
 def _results(work: Pass, x: Array) -> tuple[Array, Array | bool, Array | bool]:
-    """(result, which saturated, which NaN were replaced). bfloat16 is float32 here, the result rounded to what bfloat16 has."""
+    """(result, which saturated, which NaN were replaced). 16-bit floats are float32 here, the result rounded to what those have."""
     if work.dtype not in ("int32", "int64"):
         compute: type[Any] = np.float32 if work.computes_in_float32 else np.float64
         wide = x.astype(compute)
         y = np.where(wide <= 0, wide * compute(work.factor), wide)
-        return (widened(narrowed(y)) if work.dtype == "bfloat16" else y.astype(work.dtype)), False, False
+        if work.dtype == "bfloat16":
+            return widened(narrowed(y)), False, False
+        rounded = y.astype(work.dtype)
+        return (rounded.astype(np.float32) if work.dtype == "float16" else rounded), False, False
     info = np.iinfo(work.dtype)
     wide = x.astype(np.float64)
     if x.dtype.kind == "f":
@@ -119,24 +134,24 @@ def _saturated(wide: Array, info: np.iinfo[Any]) -> tuple[Array, Array]:
     return y, over | under
 
 
-def _summary(x: Array, missing: NDArray[np.bool_], shifted: bool) -> Summary:
+def _summary(x: Array, missing: NDArray[np.bool_] | None, shifted: bool) -> Summary:
     """The summary of one block."""
-    valid = x[~missing] if missing.any() else x
-    numbers, neginf, posinf = valid, 0, 0
-    if x.dtype.kind == "f":
+    valid = x if missing is None else x[~missing]
+    numbers, nan, neginf, posinf, usable = valid, 0, 0, 0, None if missing is None else ~missing
+    # One NaN makes both extremes NaN.
+    if x.dtype.kind == "f" and valid.size and not (np.isfinite(valid.min()) and np.isfinite(valid.max())):
         numbers = valid[~np.isnan(valid)]
-        neginf, posinf = int(np.count_nonzero(valid == -np.inf)), int(np.count_nonzero(valid == np.inf))
-    zero, positive = int(np.count_nonzero(valid == 0)), int(np.count_nonzero(valid > 0))
+        nan, neginf, posinf = valid.size - numbers.size, _count(valid == -np.inf), _count(valid == np.inf)
+        usable = np.isfinite(x) if usable is None else usable & np.isfinite(x)
     low, high = (numbers.min().item() + 0, numbers.max().item() + 0) if numbers.size else (None, None)
-    usable = ~missing & np.isfinite(x)
-    total, squares = _sums(x, usable, shifted) if usable.any() else (0, 0)
-    counts = x.size, x.size - valid.size, valid.size - numbers.size, neginf, posinf, zero, positive
+    total, squares = _sums(x, usable, shifted) if x.size and (usable is None or usable.any()) else (0, 0)
+    counts = x.size, x.size - valid.size, nan, neginf, posinf, _count(valid == 0), _count(valid > 0)
     return Summary(*counts, minimum=low, maximum=high, total=total, squares=squares)
 
 
-def _sums(x: Array, usable: NDArray[np.bool_], shifted: bool) -> tuple[int, int]:
-    """The sums of a block's elements and of their squares, exact but for the rounding that `_kernel.c` defines."""
-    first = x[usable.argmax()]
+def _sums(x: Array, usable: NDArray[np.bool_] | None, shifted: bool) -> tuple[int, int]:
+    """The sums of a block's elements and of their squares, exact but for the rounding that `_kernel.c` defines. usable: None for all."""
+    first = x[0 if usable is None else usable.argmax()]
     shift, scale = first.item() if shifted else 0, 0
     if x.dtype.kind != "f" and x.dtype.itemsize == 8:
         # The difference as an integer of 65 bits, rounded once: modulo 2^64, with its sign apart.
@@ -145,19 +160,24 @@ def _sums(x: Array, usable: NDArray[np.bool_], shifted: bool) -> tuple[int, int]
         d = np.where(above, bits - base, base - bits).astype(np.float64)
         d = np.where(above, d, -d)
     else:
-        wide = x.astype(np.float64)
+        d = x.astype(np.float64)
         if x.dtype == np.float64:
-            biggest = float(np.abs(wide[usable]).max())
+            biggest = float(np.abs(d if usable is None else d[usable]).max())
             if biggest and not _LEAST <= biggest <= _MOST:
                 scale = math.frexp(biggest)[1]
                 # By two factors: one alone may be beyond float64.
                 for power in (scale >> 1, scale - (scale >> 1)):
-                    wide, shift = wide * 2.0**-power, shift * 2.0**-power
-        d = wide - shift
-    lanes = np.zeros(-(-x.size // LANES) * LANES)
-    np.copyto(lanes[: x.size], d, where=usable)
-    s, q = (_left_to_right(np.add.reduce(part.reshape(-1, LANES), axis=0)) for part in (lanes, lanes * lanes))
-    n, c, t = int(np.count_nonzero(usable)), _whole(shift, scale), _whole(s, scale)
+                    d, shift = d * 2.0**-power, shift * 2.0**-power
+        if shift:
+            d -= shift
+    if usable is not None:
+        d[~usable] = 0
+    if d.size % LANES:
+        d = np.concatenate([d, np.zeros(-d.size % LANES)])
+    s = _left_to_right(np.add.reduce(d.reshape(-1, LANES), axis=0))
+    d *= d
+    q = _left_to_right(np.add.reduce(d.reshape(-1, LANES), axis=0))
+    n, c, t = x.size if usable is None else _count(usable), _whole(shift, scale), _whole(s, scale)
     return n * c + t, n * c * c + 2 * c * t + _whole(q, 2 * scale, 2 * PLACES)
 
 

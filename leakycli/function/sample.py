@@ -223,5 +223,5 @@ def _distribution(numbers: _Sorted, edges: tuple[float, ...], summary: Summary) 
 
 
 def sample_bytes(rule: Rule, size: int) -> int:
-    """Bytes of memory that the sample of an array of `size` elements takes, its results included."""
-    return -(-size // stride(size)) * (rule.source.itemsize + rule.dtype.itemsize) if size else 0
+    """Bytes of memory that the sample of an array of `size` elements takes, its results and what of it waits in regions included."""
+    return -(-size // stride(size)) * (2 * rule.source.itemsize + rule.dtype.itemsize) if size else 0

@@ -344,7 +344,7 @@ def test_an_array_of_several_regions_is_whole(large: Path) -> None:
 def test_the_report_is_the_same_for_any_number_of_workers_and_any_memory(large: Path, dtype: str | None) -> None:
     source, dest = str(large / "in.npy"), str(large / "out.npy")
     reports = []
-    for workers, slack in ((1, None), (4, None), (4, 4 << 20), (3, 1 << 30)):
+    for workers, slack in ((1, None), (4, None), (4, 1 << 20), (3, 1 << 30)):
         # The process itself grows from run to run, and counts.
         least = dry_run(source, dest, Options(dtype=dtype, workers=1, overwrite=True)).memory.projected
         options = Options(dtype=dtype, workers=workers, memory=None if slack is None else least + slack, overwrite=True)

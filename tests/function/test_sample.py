@@ -141,7 +141,7 @@ def test_strides_are_primes_and_samples_of_one_size() -> None:
         step = stride(size)
         assert all(step % k for k in range(2, math.isqrt(step) + 1))
         assert (1 << 17) < -(-size // step) <= 1 << 18
-        assert sample_bytes(Rule.of("float32"), size) == 8 * -(-size // step)
+        assert sample_bytes(Rule.of("float32"), size) == 12 * -(-size // step)
 
 
 def test_the_sample_is_every_nth_of_the_array_however_it_is_cut(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
