@@ -2,6 +2,17 @@
 
 Every error that a user can meet derives from `LeakyError` and from the builtin that a library user would expect. Its text is one
 line: what is wrong, where, and what to do. Anything else that escapes is a defect of leakycli.
+
+    LeakyError (1)
+        StorageError, OSError (1)
+            FlushError                      what was written may be lost
+            SourceChangedError              the source is no longer what was opened
+        UsageError, ValueError (2)
+        CorruptError, ValueError (3)
+        UnsupportedError, TypeError (3)
+        LossError, ArithmeticError (4)
+        DifferenceError, ArithmeticError (5)
+        BatchError (6)
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import leakycli
+from leakycli import errors
 
 PACKAGE = Path(leakycli.__file__).parent
 PAGE = Path(__file__).parents[1] / "ARCHITECTURE.md"
@@ -47,3 +48,12 @@ def test_every_path_of_a_module_exists(page: str) -> None:
     text = (PAGE.parent / page).read_text(encoding="utf-8")
     for path in re.findall(r"(?<![\w/.])((?:\w+/)*\w+\.py)\b", text.replace("\\", "")):
         assert (PACKAGE / path).exists() or (PAGE.parent / path).exists() or list(PACKAGE.rglob(path)), f"{page} names {path}"
+
+
+def test_the_tree_of_errors_is_that_of_the_classes() -> None:
+    tree = (errors.__doc__ or "").partition("    LeakyError")[2]
+    drawn = dict(re.findall(r"^ +(\w+Error)(?:, \w+)?(?: \((\d)\))?", f"    LeakyError{tree}", re.MULTILINE))
+    known = {name: each for name, each in vars(errors).items() if isinstance(each, type) and issubclass(each, errors.LeakyError)}
+    assert drawn.keys() == known.keys()
+    for name, code in drawn.items():
+        assert not code or int(code) == known[name].exit_code
