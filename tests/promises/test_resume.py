@@ -25,7 +25,7 @@ from leakycli.errors import CorruptError, DifferenceError, StorageError, UsageEr
 from leakycli.function.rule import Rule
 from leakycli.function.sample import QUANTILES, Distribution, Histogram
 from leakycli.function.stats import BlockStats, Losses, Summary
-from tests.conftest import Run
+from tests.conftest import SMALL, Run
 from tests.kit.observers import StopAfter, Stopped
 
 X = np.random.default_rng(9).standard_normal((64, 512)).astype("f4")
@@ -415,7 +415,7 @@ def test_the_sample_comes_back_from_the_lines_that_were_written(regions: list[li
 def test_a_line_that_cannot_be_written_whole_is_not_written_at_all(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = os.open("lines", os.O_RDWR | os.O_CREAT)
     try:
-        kept = journal.Journal(lines, flush=False)
+        kept = journal.Journal(lines, flush=False, tuning=SMALL)
         kept.begin({"a": 1}, 100, {})
         kept.member("a", None, "", lambda: None, 10)
         size, whole = os.fstat(lines).st_size, os.write
