@@ -208,10 +208,9 @@ def test_what_was_given_up_is_not_said_to_be_kept(here: Path, monkeypatch: pytes
 
 
 def test_a_journal_of_another_version_is_not_relied_on(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal, "FORMAT", 99)
-    stop("in.npy", "out.npy")
-    monkeypatch.undo()
-    os.chdir(here)
+    with monkeypatch.context() as patched:
+        patched.setattr(journal, "FORMAT", 99)
+        stop("in.npy", "out.npy")
     assert not apply("in.npy", "out.npy", Options(resume=True)).resumed
 
 
