@@ -14,8 +14,8 @@ from leakycli._version import __version__
 if TYPE_CHECKING:
     from leakycli.api import Options, SourceInfo, apply, dry_run, info, read_report, save_report, verify
     from leakycli.engine.events import Finished, RegionDone, Started
-    from leakycli.engine.job import Preview
     from leakycli.engine.plan import Plan
+    from leakycli.engine.preview import Preview
     from leakycli.engine.verify import Comparison
     from leakycli.errors import (
         BatchError,
@@ -36,8 +36,8 @@ _HOMES = {
     "leakycli.api": ("Options", "SourceInfo", "apply", "dry_run", "info", "read_report", "save_report", "verify"),
     "leakycli.function.kernel": ("leaky_relu",),
     "leakycli.report.model": ("Report",),
-    "leakycli.engine.job": ("Preview",),
     "leakycli.engine.plan": ("Plan",),
+    "leakycli.engine.preview": ("Preview",),
     "leakycli.engine.verify": ("Comparison",),
     "leakycli.engine.events": ("Finished", "RegionDone", "Started"),
     "leakycli.errors": (

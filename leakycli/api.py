@@ -18,11 +18,13 @@ import numpy as np
 from leakycli import formats
 from leakycli.arguments import path
 from leakycli.engine import events
-from leakycli.engine.job import Job, Preview
+from leakycli.engine.job import Job
+from leakycli.engine.preview import Preview
 from leakycli.engine.selection import refuse_unmet
+from leakycli.engine.tasks import ignored, selection
 from leakycli.errors import CorruptError, LeakyError, StorageError, UsageError, let_go, shown, storage_error
 from leakycli.formats import ArrayInfo, Member, Usage
-from leakycli.options import Options, ignored
+from leakycli.options import RECORDED, Options, Parameters
 from leakycli.report import renderer
 from leakycli.report.model import Report
 from leakycli.report.saved import saved_report
@@ -48,11 +50,8 @@ Path = str | os.PathLike[str]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: What of a report's parameters `verify` goes by.
-_RECORDED = ("alpha", "dtype", "nan", "only", "skip")
-
 #: What of `Options` `verify` takes.
-_VERIFIED = ("alpha", "dtype", "nan", "only", "skip", "workers", "memory", "storage_options")
+_VERIFIED = (*RECORDED, "workers", "memory", "storage_options")
 
 
 def _takes(*names: str) -> Callable[[F], F]:
@@ -136,7 +135,7 @@ def check_patterns(sources: Iterable[str], options: Options) -> Options:
             return None
 
     if options.only or options.skip:
-        refuse_unmet(options.selection, map(members, sources), len(sources))
+        refuse_unmet(selection(options), map(members, sources), len(sources))
     return replace(options, patterns_met=True)
 
 
@@ -171,7 +170,7 @@ def verify(source: Path, dest: Path, options: Options | None = None, observe: ev
 
     Of `options`, or as keywords: alpha, dtype, nan, only, skip, workers, memory and storage_options.
     """
-    from leakycli.engine.verify import compare_sources
+    from leakycli.engine.verify import Side, compare
 
     options = (options or Options()).with_fields("verify", fields, _VERIFIED)
     source, dest = path("source", source), path("dest", dest)
@@ -184,7 +183,7 @@ def verify(source: Path, dest: Path, options: Options | None = None, observe: ev
         formats.unchanged(opened, source),
         formats.unchanged(found, dest),
     ):
-        return compare_sources((source, opened), (dest, found), options, observe)
+        return compare(Side(source, opened), Side(dest, found), options, observe)
 
 
 def read_report(source: Path, storage_options: Mapping[str, Any] | None = None) -> Report:
@@ -244,7 +243,7 @@ def recorded_parameters(dest: Path, storage_options: Mapping[str, Any] | None = 
     try:
         if report is None or report.destination.identity != formats.fingerprint(at):
             return None
-        held = Options(**{name: report.parameters[name] for name in _RECORDED})
+        held = Parameters.from_dict(report.parameters)
     except (LeakyError, OSError, KeyError):
         return None
-    return {name: getattr(held, name) for name in _RECORDED}
+    return {name: getattr(held, name) for name in RECORDED}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -10,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from leakycli.engine.plan import parse_size
 from leakycli.errors import UsageError, shown
+from leakycli.function.alpha import checked_alpha
 from leakycli.function.rule import OUTPUTS
+from leakycli.tuning import Tuning
 
 
 def normalised(name: str, value: Any) -> Any:
@@ -32,6 +32,23 @@ def known(function: str, given: Iterable[str], names: Iterable[str]) -> None:
             raise UsageError(f"{function} has no option {name}; {hint}")
 
 
+def parse_size(text: str) -> int:
+    """Bytes in "128M", "1.5GiB", "4096"; units are powers of 1024. Raises UsageError."""
+    number = text.strip().upper().removesuffix("BYTES").strip()
+    factor = 1
+    for power, prefix in enumerate("KMGT", start=1):
+        for suffix in (f"{prefix}IB", f"{prefix}B", prefix):
+            if factor == 1 and number.endswith(suffix):
+                number, factor = number[: -len(suffix)].strip(), 1 << 10 * power
+    try:
+        size = float(number.removesuffix("B")) * factor
+        if 0 < size < 1 << 63:
+            return int(size)
+    except ValueError:
+        pass
+    raise UsageError(f"{text!r} is no size; write it as in 512M, 2G or 4096")
+
+
 def _wrong(name: str, expected: str, value: Any) -> UsageError:
     return UsageError(f"{name} must be {expected}, not {shown(repr(value)[:80])}")
 
@@ -40,16 +57,10 @@ def _as_given(name: str, value: Any) -> Any:
     return value
 
 
-def _number(name: str, value: Any) -> float:
-    try:
-        if isinstance(value, (str, bytes, bool, np.bool_)):
-            raise TypeError
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not math.isfinite(number):
+def _alpha(name: str, value: Any) -> float:
+    if isinstance(value, (str, bytes, bool, np.bool_)):
         raise _wrong(name, "a finite number", value)
-    return number
+    return checked_alpha(value)
 
 
 def _whole(name: str, value: Any) -> int:
@@ -148,6 +159,12 @@ def _mapping(name: str, value: Any) -> Mapping[str, Any]:
     return value
 
 
+def _tuning(name: str, value: Any) -> Tuning:
+    if not isinstance(value, Tuning):
+        raise _wrong(name, "a Tuning", value)
+    return value
+
+
 Form = Callable[[str, Any], Any]
 
 
@@ -156,7 +173,7 @@ def _unless_none(form: Form, otherwise: Any = None) -> Form:
 
 
 _FORMS: dict[str, Form] = {
-    "alpha": _number,
+    "alpha": _alpha,
     "dtype": _unless_none(_dtype),
     "nan": _unless_none(_whole),
     "workers": _unless_none(_positive),
@@ -170,6 +187,7 @@ _FORMS: dict[str, Form] = {
     "zarr_format": _unless_none(_version),
     "reports": _unless_none(_paths, ()),
     "command": _unless_none(_names),
+    "tuning": _tuning,
     "storage_options": _unless_none(_mapping, {}),
     **dict.fromkeys(("strict", "overwrite", "verify", "parents", "provenance", "resume", "fsync", "patterns_met"), _flag),
 }

@@ -2,6 +2,17 @@
 
 Every error that a user can meet derives from `LeakyError` and from the builtin that a library user would expect. Its text is one
 line: what is wrong, where, and what to do. Anything else that escapes is a defect of leakycli.
+
+    LeakyError (1)
+        StorageError, OSError (1)
+            FlushError                      what was written may be lost
+            SourceChangedError              the source is no longer what was opened
+        UsageError, ValueError (2)
+        CorruptError, ValueError (3)
+        UnsupportedError, TypeError (3)
+        LossError, ArithmeticError (4)
+        DifferenceError, ArithmeticError (5)
+        BatchError (6)
 """
 
 from __future__ import annotations
@@ -115,6 +126,11 @@ def shown(name: str | os.PathLike[str]) -> str:
     if len(text) <= _LONGEST_SHOWN:
         return text
     return f"{text[: _LONGEST_SHOWN // 2]}...{text[-_LONGEST_SHOWN // 2 :]}"
+
+
+def place(path: str, array: str = "") -> str:
+    """The beginning of a message about an array of the file at `path`."""
+    return f"{shown(path)}: " + (f"array {shown(array)}: " if array else "")
 
 
 def listed(names: Iterable[str]) -> str:

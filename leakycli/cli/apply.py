@@ -162,10 +162,9 @@ def _begun_ahead(
     stack: ends the workers.
     """
     from leakycli import system
-    from leakycli.engine.job import SMALL
     from leakycli.formats import is_small_file
 
-    small = [is_small_file(job.source, SMALL) for job in jobs] if len(jobs) >= MANY else []
+    small = [is_small_file(job.source, options.tuning.small_bytes) for job in jobs] if len(jobs) >= MANY else []
     workers = min(options.workers or system.cpus(), sum(small) // MANY + 1)
     if workers < 2:
         return

@@ -15,13 +15,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 
 from leakycli.cli import completion
+from leakycli.errors import UsageError
+from leakycli.function.alpha import ALPHA, checked_alpha
 
 F = TypeVar("F", bound=Callable[..., Any])
 Decorator = Callable[[F], F]
@@ -30,8 +31,12 @@ Decorator = Callable[[F], F]
 DTYPES = ("float16", "float32", "float64", "int32", "int64")
 
 
+#: As in leakycli.formats, likewise.
+FAMILIES = ("npy", "npz", "zarr")
+
+
 def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
-    from leakycli.engine.plan import parse_size
+    from leakycli.arguments import parse_size
 
     try:
         return None if value is None else parse_size(value)
@@ -51,14 +56,15 @@ def _shape(ctx: click.Context, param: click.Parameter, value: str | None) -> tup
     return shape
 
 
-def _finite(ctx: click.Context, param: click.Parameter, value: float) -> float:
-    if not math.isfinite(value):
-        raise click.BadParameter(f"{value} is not finite", ctx, param)
-    return value
+def _alpha(ctx: click.Context, param: click.Parameter, value: float) -> float:
+    try:
+        return checked_alpha(value)
+    except UsageError as error:
+        raise click.BadParameter(str(error), ctx, param) from None
 
 
 alpha = click.option(
-    "--alpha", type=float, metavar="A", callback=_finite, default=0.2, show_default=True, help="Slope for x <= 0; any finite number."
+    "--alpha", type=float, metavar="A", callback=_alpha, default=ALPHA, show_default=True, help="Slope for x <= 0; any finite number."
 )
 dtype = click.option("--dtype", type=click.Choice(DTYPES), help="Type of the result. [default: that of floats, float32 for integers]")
 nan = click.option("--nan", type=int, metavar="N", help="Replace NaN by N in an integer --dtype; without it NaN fails the run.")
@@ -89,7 +95,7 @@ skip = click.option(
     help="Copy arrays of this name (or shell pattern) as they are; may be repeated.",
     shell_complete=completion.members,
 )
-to = click.option("--to", type=click.Choice(("npy", "npz", "zarr")), help="Format of the results in a folder, or of '-'.")
+to = click.option("--to", type=click.Choice(FAMILIES), help="Format of the results in a folder, or of '-'.")
 chunks = click.option(
     "--chunks", callback=_shape, metavar="N,N,...", help="Zarr: shape of a chunk. [default: as in SOURCE, else about 4 MiB]"
 )

@@ -16,7 +16,7 @@ from leakycli.cli.batch import placed
 from leakycli.destination.names import check_jobs
 from leakycli.errors import StorageError, UsageError, counted, shown, storage_error
 from leakycli.errors import listed as names
-from leakycli.formats import FORMATS, MAGIC, SUFFIXES, is_regular, is_stream, is_url, is_zarr, name_in
+from leakycli.formats import FORMATS, MAGIC, SUFFIXES, is_folder_name, is_regular, is_stream, is_url, is_zarr, name_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def resolve_jobs(
         if len(sources) > 1:
             raise UsageError("several sources cannot go to standard output; name a folder")
         return [Job(sources[0], dest)]
-    store = dest.rstrip("/").lower().endswith(".zarr") or (os.path.isdir(dest) and is_zarr(dest))
+    store = is_folder_name(dest) or (os.path.isdir(dest) and is_zarr(dest))
     if store and (into_folder or len(sources) > 1):
         raise UsageError(f"{shown(dest)}: is a Zarr store, no folder for several results; name a folder")
     if store:
@@ -75,7 +75,7 @@ def resolve_jobs(
     for source, place in entries:
         if place is not None and (is_zarr(source) or not os.path.isdir(source)):
             jobs.append(Job(source, _renamed(os.path.join(dest, place.rstrip("/")), to, is_zarr(source))))
-        elif os.path.isdir(source) and not is_zarr(source) and not source.rstrip("/").lower().endswith(".zarr"):
+        elif os.path.isdir(source) and not is_zarr(source) and not is_folder_name(source):
             jobs += _tree(source, dest, recursive, to, (passed, links))
         elif len(sources) > 1 and left_by_system(source):
             passed.append(source)
@@ -172,5 +172,5 @@ def _renamed(dest: str, to: str | None, zarr: bool = False) -> str:
     """`dest` with the suffix of the format `to`. zarr: what comes is a Zarr node, whose name need not have a suffix."""
     suffix = next((suffix for suffix in SUFFIXES if dest.lower().endswith(suffix)), "")
     if to is None:
-        return dest if suffix or not zarr else f"{dest}{FORMATS['zarr']}"
-    return dest[: len(dest) - len(suffix)] + FORMATS[to]
+        return dest if suffix or not zarr else f"{dest}{FORMATS['zarr'].suffix}"
+    return dest[: len(dest) - len(suffix)] + FORMATS[to].suffix

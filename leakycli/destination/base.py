@@ -21,6 +21,7 @@ from leakycli.destination.names import Names, check_space, no_space, temporary
 from leakycli.destination.rename import Identity, identity, remove
 from leakycli.errors import FlushError, LeakyError, SourceChangedError, StorageError, UsageError, shown, storage_error
 from leakycli.system import sync_path
+from leakycli.tuning import DEFAULT
 
 if TYPE_CHECKING:
     from leakycli.stores.remote import Remote
@@ -57,6 +58,9 @@ class Destination(ABC):
 
     #: Whether the result is a file without a name, for one of many small ones.
     unnamed = False
+
+    #: How often the journal gets a line.
+    tuning = DEFAULT
 
     #: Whether the same call with --resume can continue what is left.
     resumable = True
@@ -236,7 +240,7 @@ class LockedDestination(Destination):
         """Look at what an earlier run left, of which `past` tells; the lock says that it is nobody's. new: the journal was just made."""
 
     def _load(self) -> Past | None:
-        self.journal = Journal(self._lock, self.flushes, self._durable)
+        self.journal = Journal(self._lock, self.flushes, self._durable, self.tuning)
         try:
             return self.journal.load()
         except ValueError:

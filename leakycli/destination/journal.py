@@ -11,9 +11,9 @@ A file of lines, each the CRC-32 of its JSON and the JSON. A line that is torn o
     discard    nothing that was said before counts any more, but for what was made
 
 A line is written before anything that it vouches for is relied on, and `discard` before anything that the lines vouch for is removed.
-Lines are written every `EVERY` seconds or every hundredth of the time so far, not for every region: what came after the last one is done
-again. They are read one by one, and of those of a kind that the next one replaces only the last is held. What a member gave so far may
-be said in parts: each line adds to those before it (`Past.results`), such as the elements of a sample.
+Lines are written every `Tuning.journal_seconds` or every hundredth of the time so far, not for every region: the work after the last one
+is repeated. They are read one by one, and of those of a kind that the next one replaces only the last is held. What a member gave so far
+may be said in parts: each line adds to those before it (`Past.results`), such as the elements of a sample.
 """
 
 from __future__ import annotations
@@ -29,13 +29,12 @@ from functools import cache
 from typing import Any
 
 from leakycli.errors import LeakyError, UsageError
+from leakycli.tuning import DEFAULT, Tuning
 
 #: Changes when journals of older versions cannot be resumed.
 FORMAT = 5
 
-#: Seconds between lines, without and with flushing the data to disk before; and the share of the time so far that they are at least.
-EVERY = 0.1
-EVERY_FLUSHED = 2.0
+#: Least time between two lines, as a share of the time so far.
 SHARE = 0.01
 
 #: Bytes of a line that is read; a longer one was not written by this program.
@@ -218,10 +217,10 @@ def _identities(value: Any) -> dict[str, list[int]]:
 class Journal:
     """The journal in the open file `fd`, for appending."""
 
-    def __init__(self, fd: int, flush: bool, durable: bool = False) -> None:
+    def __init__(self, fd: int, flush: bool, durable: bool = False, tuning: Tuning = DEFAULT) -> None:
         """flush: to disk, each line, and the data before it. durable: the data outlive a crash of the system as they are."""
         self._fd, self._flush, self._durable = fd, flush, durable
-        self._every = EVERY_FLUSHED if flush else EVERY
+        self._every = tuning.journal_seconds_flushed if flush else tuning.journal_seconds
         self._started = self._last = time.monotonic()
         self._members: list[Callable[[], Record]] = []
         self._reached: Callable[[], Record] | None = None

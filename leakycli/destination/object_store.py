@@ -19,8 +19,9 @@ from leakycli.destination.journal import Past, Published
 from leakycli.destination.names import Names, missing_bytes
 from leakycli.destination.rename import identity
 from leakycli.errors import UsageError, redacted, shown, storage_error
-from leakycli.formats import DOCUMENTS, METADATA, is_url, name_in
+from leakycli.formats import DOCUMENTS, METADATA
 from leakycli.stores.remote import Remote
+from leakycli.stores.urls import is_url, name_in
 
 
 class ObjectStoreDestination(LockedDestination):

@@ -10,13 +10,20 @@ from numpy.typing import NDArray
 
 from leakycli.formats.base import ArrayInfo, Reader, Region
 from leakycli.function.kernel import differs
+from leakycli.function.rule import Rule
 from leakycli.function.stats import Number
 from leakycli.regions import Box, Grid, Span, cuts
+from leakycli.tuning import Tuning
 
 Array = NDArray[Any]
 
 #: Elements that are compared at once where there is a difference.
 _PIECE = 1 << 17
+
+
+def comparing_bytes(rule: Rule, tuning: Tuning) -> int:
+    """Bytes a worker takes for comparing a unit: what was found, and where it differs."""
+    return 3 * tuning.unit_bytes * rule.dtype.itemsize // rule.source.itemsize
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,24 +20,15 @@ from typing import Any, Generic, TypeVar
 
 from leakycli.errors import UsageError
 from leakycli.regions import Box, Grid, Index, Presence, Span, spans
-
-#: Bytes of input in a unit of a flat array.
-UNIT_BYTES = 1 << 21
+from leakycli.tuning import DEFAULT, Tuning
 
 #: Elements of a flat array that are read, transformed and written while they are in the cache: whole blocks of the statistics.
 PIECE = 1 << 17
 
-#: Units in a region of a flat array, at least and at most: enough to make the cost of a task small, few enough to stop quickly. Between
-#: the two there are some `_REGIONS` of them: the workers do not end at the same moment, and large ones make that worse.
-REGION_UNITS = 4
+#: Units in a region of a flat array, at most: few enough to stop quickly. Between `Tuning.region_units` and that there are some `_REGIONS`
+#: of them: the workers do not end at the same moment, and large ones make that worse.
 _MOST_UNITS = 16
 _REGIONS = 64
-
-#: Bytes that write units of a chunk grid are joined to, where memory allows: enough to make the cost of a call small.
-REGION_BYTES = 16 << 20
-
-#: Most write units that are joined: small chunks cost more memory than their elements, and large calls are no quicker for them.
-MOST_JOINED = 1024
 
 #: Bytes of the objects that describe one chunk of a region.
 CHUNK_BYTES = 2 << 10
@@ -68,6 +59,7 @@ class ArrayPlan(ABC, Generic[R]):
     ordered_in: bool
     ordered_out: bool
     once: int = field(default=0, kw_only=True)
+    tuning: Tuning = field(default=DEFAULT, kw_only=True, repr=False)
 
     @property
     @abstractmethod
@@ -146,15 +138,21 @@ class FlatPlan(ArrayPlan[Span]):
 
     @classmethod
     def of(
-        cls, name: str, size: int, itemsizes: tuple[int, int], scratch: int = 0, ordered: tuple[bool, bool] = (False, False)
+        cls,
+        name: str,
+        size: int,
+        itemsizes: tuple[int, int],
+        scratch: int = 0,
+        ordered: tuple[bool, bool] = (False, False),
+        tuning: Tuning = DEFAULT,
     ) -> FlatPlan:
         """The plan for an array of `size` elements; itemsizes and ordered (must go front to back) are (in, out)."""
-        unit = UNIT_BYTES // itemsizes[0]
+        unit = tuning.unit_bytes // itemsizes[0]
         # What goes in order waits in memory by regions, of one unit each, and is compressed in pieces that are better large. Else a piece
         # is read, worked on and written while it is in the cache.
         part = unit if any(ordered) else min(PIECE, unit)
-        region = unit * (1 if any(ordered) else max(min(size // (_REGIONS * unit), _MOST_UNITS), REGION_UNITS))
-        return cls(name, *itemsizes, scratch, *ordered, size, part, unit, region)
+        region = unit * (1 if any(ordered) else max(min(size // (_REGIONS * unit), _MOST_UNITS), tuning.region_units))
+        return cls(name, *itemsizes, scratch, *ordered, size, part, unit, region, tuning=tuning)
 
     @property
     def size(self) -> int:
@@ -343,8 +341,9 @@ class GridPlan(ArrayPlan[Box]):
         least = plan._slab() if plan.slabs else 1
         unit_bytes = max(self._unit_size() * max(self.itemsize_in, self.itemsize_out), 1)
         # Small arrays are cut too, so that there is something to do for each worker.
-        target = min(REGION_BYTES, max(self.worked * max(self.itemsize_in, self.itemsize_out) // (4 * workers), UNIT_BYTES))
-        most = max(min(target // unit_bytes, MOST_JOINED), least)
+        shared = self.worked * max(self.itemsize_in, self.itemsize_out) // (4 * workers)
+        target = min(self.tuning.region_bytes, max(shared, self.tuning.unit_bytes))
+        most = max(min(target // unit_bytes, self.tuning.most_joined), least)
         while most > least and replace(plan, joined=self.grid.joined(most)).memory(workers) > budget:
             most = max(most // 2, least)
         return replace(plan, joined=self.grid.joined(most))
@@ -439,20 +438,3 @@ def size_text(size: int, up: bool = False) -> str:
             tenths = -(-size * 10 // unit) if up else round(size * 10 / unit)
             return f"{tenths / 10:g} {name}"
     return f"{size} bytes"
-
-
-def parse_size(text: str) -> int:
-    """Bytes in "128M", "1.5GiB", "4096"; units are powers of 1024. Raises UsageError."""
-    number = text.strip().upper().removesuffix("BYTES").strip()
-    factor = 1
-    for power, prefix in enumerate("KMGT", start=1):
-        for suffix in (f"{prefix}IB", f"{prefix}B", prefix):
-            if factor == 1 and number.endswith(suffix):
-                number, factor = number[: -len(suffix)].strip(), 1 << 10 * power
-    try:
-        size = float(number.removesuffix("B")) * factor
-        if 0 < size < 1 << 63:
-            return int(size)
-    except ValueError:
-        pass
-    raise UsageError(f"{text!r} is no size; write it as in 512M, 2G or 4096")

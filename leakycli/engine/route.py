@@ -1,4 +1,4 @@
-"""How one array gets from its source to its destination: what it becomes, the plan for that, and readers and writers that fit the plan.
+"""How one array gets from its source to its destination: the plan for that, and readers and writers that fit the plan.
 
 Two flat sides go by spans of the flat buffer; where a side is chunked both go by boxes of its grid.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -15,62 +15,60 @@ import numpy as np
 
 from leakycli import stopping
 from leakycli.engine.plan import ArrayPlan, Codecs, FlatPlan, GridPlan
-from leakycli.errors import UnsupportedError, shown
-from leakycli.formats import ArrayInfo, Layout, Member, Reader, Source, Writer
+from leakycli.formats import ArrayInfo, Reader, Writer
 from leakycli.formats.flat import BoxReader, BoxWriter, SpoolingWriter, spooled
-from leakycli.function.rule import Rule
 from leakycli.regions import Grid, Index, Presence
+from leakycli.tuning import DEFAULT, Tuning
 
 #: Bytes that the codecs' libraries keep in each worker.
 _LIBRARIES = 7 << 20
 
 
-def result_info(array: ArrayInfo, rule: Rule | None, format: str, layout: Layout, source: Source, member: Member) -> ArrayInfo:
-    """The array as it is written: the same shape in the rule's type (None: its own), in the order and chunks that suit the format."""
-    dtype = array.dtype if rule is None else rule.dtype if array.dtype.isnative else rule.dtype.newbyteorder("S")
-    if not array.size and prod(max(n, 1) for n in array.shape) * dtype.itemsize >= 1 << 63:
-        # An array without elements may have such a shape in a small type, but not in a larger.
-        raise UnsupportedError(f"{array.name and f'array {shown(array.name)}: '}the shape {array.shape} is too large for {dtype.name}")
-    if format.startswith("zarr"):
-        from leakycli.formats.zarr import result_array
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a plan has to keep to, beside the two layouts.
 
-        if rule is None:
-            # Chunks and shards are given for the arrays that are transformed; those that are copied may have other dimensions.
-            layout = replace(layout, chunks=None, shards=None)
-        return result_array(array, dtype, layout, source, member)
-    return ArrayInfo(array.name, array.shape, dtype, array.fortran)
+    ordered_in, ordered_out: whether source and destination must go front to back where they are flat.
+    scratch: bytes of each worker.
+    once: bytes for the array, whatever the workers.
+    beside: what else a region takes, as a multiple of its bytes in and out.
+    by_requests: a side is behind a URL, where many chunks at once are quicker than one after the other.
+    """
+
+    ordered_in: bool = False
+    ordered_out: bool = False
+    scratch: int = 0
+    once: int = 0
+    beside: float = 0.0
+    by_requests: bool = False
+    tuning: Tuning = DEFAULT
+
+    @property
+    def ordered(self) -> tuple[bool, bool]:
+        return self.ordered_in, self.ordered_out
 
 
 def array_plan(
-    key: str,
-    ends: tuple[ArrayInfo, ArrayInfo],
-    ordered: tuple[bool, bool],
-    scratch: int,
-    stored: Callable[[], Presence | None] | None = None,
-    beside: float = 0.0,
-    by_requests: bool = False,
-    once: int = 0,
+    key: str, array: ArrayInfo, result: ArrayInfo, terms: Terms, stored: Callable[[], Presence | None] = lambda: None
 ) -> ArrayPlan[Any]:
-    """The plan from the first of `ends` to the other.
+    """The plan from `array` to `result`.
 
-    ordered: whether each must go front to back where it is flat. stored: gives the write units of the source that are stored, where only
-    those are to be worked on. beside: what else a region takes, as a multiple of its bytes in and out. by_requests: a side is behind a
-    URL, where many chunks at once are quicker than one after the other. scratch: bytes of each worker; once: bytes for the array.
+    stored: gives the write units of the source that are stored, where only those are to be worked on.
     """
-    array, result = ends
     itemsizes = array.dtype.itemsize, result.dtype.itemsize
     chunking = result.chunking or array.chunking
     if chunking is None:
-        return replace(FlatPlan.of(key, array.size, itemsizes, scratch, ordered), once=once)
-    flat = [end for end in ends if end.chunking is None]
-    grid = Grid(array.shape, chunking.unit, reverse=any(end.fortran for end in flat))
+        return replace(FlatPlan.of(key, array.size, itemsizes, terms.scratch, terms.ordered, terms.tuning), once=terms.once)
+    flat = [side for side in (array, result) if side.chunking is None]
+    grid = Grid(array.shape, chunking.unit, reverse=any(side.fortran for side in flat))
     same = array.chunking is not None and result.chunking is not None and array.chunking.unit == result.chunking.unit
     # Listed here in any case, so that a chunk that goes missing after this is missed.
     present = stored() if stored is not None and array.chunking is not None else None
     # Write units go one by one, so that each is in the cache while it is worked on; requests are faster many at once.
-    apart = same and not by_requests
-    codecs = _codecs(ends, beside, apart)
-    return replace(GridPlan.of(key, grid, itemsizes, scratch, ordered, bool(flat), present if same else None, codecs, apart), once=once)
+    apart = same and not terms.by_requests
+    codecs = _codecs((array, result), terms.beside, apart)
+    plan = GridPlan.of(key, grid, itemsizes, terms.scratch, terms.ordered, bool(flat), present if same else None, codecs, apart)
+    return replace(plan, once=terms.once, tuning=terms.tuning)
 
 
 def _codecs(ends: tuple[ArrayInfo, ArrayInfo], share: float, apart: bool) -> Codecs:
@@ -94,19 +92,18 @@ def fitting_reader(plan: ArrayPlan[Any], reader: Reader[Any], spool: str) -> Rea
     return BoxReader(spooled(reader, spool) if plan.spool else reader)
 
 
-def fitting_writer(plan: ArrayPlan[Any], writer: Writer[Any], spool: str, begun: bool = False) -> Writer[Any]:
+def fitting_writer(plan: ArrayPlan[Any], writer: Writer[Any], spool: str, resumed: bool = False) -> Writer[Any]:
     """`writer` for the regions of `plan`. spool: where an array that must go in order is put when memory does not hold its slabs.
 
-    begun: by an earlier run, whose spool is kept.
+    resumed: an earlier run began it, whose spool is kept.
     """
     if not isinstance(plan, GridPlan) or writer.info.chunking is not None:
         return writer
-    return SpoolingWriter(writer, spool, begun) if plan.spool else BoxWriter(writer)
+    return SpoolingWriter(writer, spool, resumed) if plan.spool else BoxWriter(writer)
 
 
-def copy_array(plan: ArrayPlan[Any], ends: tuple[Reader[Any], Writer[Any]]) -> None:
+def copy_array(plan: ArrayPlan[Any], reader: Reader[Any], writer: Writer[Any]) -> None:
     """Write what the reader gives, as it is."""
-    reader, writer = ends
     itemsize = plan.itemsize_in
     with contextlib.closing(reader), contextlib.closing(writer):
         for region in plan.regions():

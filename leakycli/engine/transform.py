@@ -66,7 +66,7 @@ class Progress:
         self.rule, self.size = rule, size
         self.stats = BlockStats()
         self.sample = Sample(rule, size)
-        self._told = self._telling = 0
+        self._recorded = self._recording = 0
 
     def add(self, result: RegionResult) -> None:
         self.stats += result.stats
@@ -76,13 +76,13 @@ class Progress:
     def held(self) -> Callable[[], dict[str, Any]]:
         """What `restore` needs to know of all so far, and of the sample what came since the journal's line before.
 
-        The journal calls the last it was given when it writes a line. That it goes on after that means that the line was written.
+        The journal calls the last it was given when it writes a line. A later call to this means that the line was written.
         """
-        self._told = max(self._told, self._telling)
-        stats, start, stop = self.stats, self._told, self.sample.count
+        self._recorded = max(self._recorded, self._recording)
+        stats, start, stop = self.stats, self._recorded, self.sample.count
 
         def record() -> dict[str, Any]:
-            self._telling = stop
+            self._recording = stop
             values = base64.b64encode(self.sample.since(start, stop)).decode()
             return {"stats": stats.to_json(), "sample": values, "sample_from": start}
 
@@ -103,7 +103,7 @@ class Progress:
             raise ValueError("no statistics")
         if self.stats.before.count > self.size:
             raise ValueError("more elements than the array has")
-        self._told = self.sample.count
+        self._recorded = self.sample.count
 
     def finish(self, fill: Any) -> ArrayResult:
         """After the last region. fill: what the elements are that are not stored."""
@@ -112,6 +112,14 @@ class Progress:
             kernel.add(x, y)
             self.stats += kernel.take() * missing
         return ArrayResult(self.stats, *self.sample.distributions(self.stats, fill))
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """Where an interrupted run came to in an array: the position of its next region, and what the regions before that gave."""
+
+    position: int
+    progress: Progress
 
 
 class RegionTask(Generic[R]):
@@ -190,24 +198,27 @@ def _nan_message(reader: Reader[R], rule: Rule, where: int | Index) -> str:
 def run(
     plan: ArrayPlan[R],
     rule: Rule,
-    ends: tuple[Reader[R], Writer[R]],
+    reader: Reader[R],
+    writer: Writer[R],
     executor: Executor,
     workers: int,
     done: Callable[[R, Progress], None],
-    begun: tuple[int, Progress] | None = None,
+    resumed: Resumed | None = None,
     statistics: bool = True,
     mask: Mask | None = None,
 ) -> Progress:
-    """Transform one array from the reader to the writer (`ends`), calling `done` after each region in plan order, with all so far.
+    """Transform one array from the reader to the writer, calling `done` after each region in plan order, with all so far.
 
-    executor: of threads. begun: the position at which to resume, and what the regions before it gave. statistics: whether those and the
-    sample are taken. mask: what is done about missing elements beside the transform, None for nothing. Raises the error of the first
-    region, in plan order, that has one; the regions after it are cancelled, and none is
-    running any more when this returns or raises.
+    executor: of threads.
+    resumed: what an earlier run has done; None for a new one.
+    statistics: whether those and the sample are taken.
+    mask: what is done about missing elements beside the transform, None for nothing.
+
+    Raises the error of the first region, in plan order, that has one; the regions after it are cancelled, and none is running any more
+    when this returns or raises.
     """
-    reader, writer = ends
     task = RegionTask(plan, rule, reader, writer, statistics, mask)
-    start, progress = begun or (0, Progress(rule, plan.size))
+    start, progress = (0, Progress(rule, plan.size)) if resumed is None else (resumed.position, resumed.progress)
     most = window(workers, reader.sequential or writer.sequential)
     pending: deque[tuple[R, Array | None, Future[RegionResult]]] = deque()
     spare: list[Array] = []
@@ -259,7 +270,7 @@ def run(
 
 
 def _fetch(reader: Reader[R], region: R, buffer: Array, before: Future[None] | None) -> None:
-    """Fetch a region, if the one before it was: after an error there is nothing to go on from."""
+    """Fetch a region, if the one before it was: after an error there is nothing to continue."""
     if before is not None:
         before.result()
     reader.fetch(region, buffer)

@@ -8,11 +8,16 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from leakycli.errors import CorruptError, StorageError, UnsupportedError, UsageError, shown, storage_error
+import numpy as np
+
+from leakycli.errors import CorruptError, StorageError, UnsupportedError, UsageError, shown
 from leakycli.formats.base import (
+    DOCUMENTS,
     METADATA,
     ArrayInfo,
     Begun,
@@ -29,21 +34,12 @@ from leakycli.formats.base import (
     read_limited,
     unchanged,
 )
-from leakycli.formats.npy import MAGIC, NpySource, NpyStreamSource, NpyStreamTarget, NpyTarget, behind_text
+from leakycli.formats.npy import MAGIC, NpyStreamSource, behind_text
 from leakycli.formats.npy import is_stream as _is_stream
 from leakycli.stores.urls import is_url, name_in, parse_options
 
 if TYPE_CHECKING:
     from leakycli.stores.remote import Remote
-
-#: The formats that can be written, and the suffix that says each.
-FORMATS = {"npy": ".npy", "npz": ".npz", "zarr.zip": ".zarr.zip", "zarr": ".zarr"}
-
-#: Suffixes of the files that a folder is searched for.
-SUFFIXES = tuple(FORMATS.values())
-
-#: What a folder has that is a Zarr array or group.
-DOCUMENTS = ("zarr.json", ".zarray", ".zgroup")
 
 
 def located(path: str, options: Mapping[str, Any]) -> str | Remote:
@@ -53,6 +49,70 @@ def located(path: str, options: Mapping[str, Any]) -> str | Remote:
     from leakycli.stores.remote import Remote
 
     return Remote(path, options)
+
+
+class Code(Protocol):
+    """What the module of a format has. It is imported when it is needed."""
+
+    def open_source(self, path: str) -> Source: ...
+
+    def create_target(self, path: str, packed: bool, layout: Layout, begun: bool, flush: bool) -> Target:
+        """See `create_target` below. packed: `Format.packed`."""
+        ...
+
+    def check_layout(self, layout: Layout) -> None:
+        """Raise UsageError for what the format does not have."""
+        ...
+
+    def result_array(self, array: ArrayInfo, dtype: np.dtype[Any], layout: Layout, source: Source, member: Member) -> ArrayInfo:
+        """`array`, of that member, as it is written, with values of `dtype`."""
+        ...
+
+    def compresses(self, layout: Layout, source: Source, member: Member) -> bool:
+        """Whether `member` is compressed as one stream, and so written front to back."""
+        ...
+
+    def carries(self, layout: Layout, source: Source, member: Member) -> bool:
+        """Of a source of the same family: whether a member that is not transformed is read and written as an array."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A storage format, and all that the rest of the program asks about it.
+
+    name: as reports have it.
+    suffix: of a destination's name, which says the format.
+    module: of its `Code`.
+    recognises: whether what is at a path has it.
+    family: its name for `--to`; formats of a family hold the same, and are packed differently.
+    folder: a result is a folder.
+    packed: a result is made as a folder, then packed into one file.
+    single: it holds one array and nothing else; arrays that are not transformed are left out.
+    nested: its arrays are in groups.
+    holds_files: it may hold files that are no arrays.
+    marks_missing: it says which elements stand for no value.
+    checksummed: a member's checksum is that of its bytes in order, so that regions of a chunk grid go in order.
+    preallocated: the room for a result is set aside when it is made.
+    """
+
+    name: str
+    suffix: str
+    module: str
+    recognises: Callable[[str], bool]
+    family: str
+    folder: bool = False
+    packed: bool = False
+    single: bool = False
+    nested: bool = False
+    holds_files: bool = False
+    marks_missing: bool = False
+    checksummed: bool = False
+    preallocated: bool = False
+
+    @property
+    def code(self) -> Code:
+        return cast(Code, import_module(self.module))
 
 
 def open_source(path: str | Remote) -> Source:
@@ -82,42 +142,19 @@ def _state(path: str) -> tuple[int, ...] | None:
 
 
 def _open_path(path: str) -> Source:
-    if is_stream(path):
-        return NpyStreamSource(path)
-    if is_zarr(path) or (os.path.isdir(path) and path.rstrip("/").lower().endswith(".zarr")):
-        from leakycli.formats.zarr import ZarrSource
-
-        return ZarrSource(path)
-    if os.path.isdir(path):
+    found = next((each for each in FORMATS.values() if each.recognises(path)), None)
+    if found is None and os.path.isdir(path):
         raise StorageError(f"{shown(path)}: is a folder, and no Zarr array or group; name what is in it")
+    # What is of no format at all is told by what it begins with.
+    return (found or FORMATS["npy"]).code.open_source(path)
+
+
+def _is_archive(path: str) -> bool:
     try:
         with open(path, "rb") as file:
-            archive = file.read(4) in (b"PK\3\4", b"PK\5\6")
-    except OSError as error:
-        raise storage_error(error, path, "cannot read") from None
-    if archive:
-        from leakycli.formats.npz import NpzSource
-
-        if (inner := _zarr_in_archive(path)) is not None:
-            raise CorruptError(f"{shown(path)}: is no Zarr array or group itself, but {shown(inner)} is; give that path")
-        return NpzSource(path)
-    return NpySource(path)
-
-
-def _zarr_in_archive(path: str) -> str | None:
-    """The path of a Zarr array or group in the folders of an archive that holds no `.npy`; None where there is none."""
-    import zipfile
-
-    try:
-        with zipfile.ZipFile(path) as opened:
-            names = opened.namelist()
-    # A hostile directory trips zipfile in several ways; whoever opens it says so.
-    except Exception:
-        return None
-    if any(name.endswith(".npy") for name in names):
-        return None
-    folders = {name.rpartition("/")[0] for name in names if name.rpartition("/")[2] in DOCUMENTS}
-    return f"{path}/{min(folders, key=lambda folder: (folder.count('/'), folder))}" if folders else None
+            return file.read(4) in (b"PK\3\4", b"PK\5\6")
+    except (OSError, ValueError):
+        return False
 
 
 def _open_remote(remote: Remote) -> Source:
@@ -148,12 +185,9 @@ def is_zarr(path: str) -> bool:
     archive = path
     while archive and not os.path.lexists(archive):
         archive = archive.rpartition("/")[0]
-    if not is_regular(archive) or (archive != path and not archive.lower().endswith(".zip")):
+    if not is_regular(archive) or (archive != path and not archive.lower().endswith(".zip")) or not _is_archive(archive):
         return False
     try:
-        with open(archive, "rb") as file:
-            if file.read(4) not in (b"PK\3\4", b"PK\5\6"):
-                return False
         if archive.lower().endswith(".zarr.zip"):
             return True
         import zipfile
@@ -172,24 +206,83 @@ def check_path(path: str) -> None:
         raise UsageError(f"{shown(path)}: is no path: it {'has a NUL character' if path else 'is empty'}")
 
 
-def dest_format(dest: str, to: str | None = None) -> str:
+#: The list of formats, by name: a new one is a module and an entry here. A destination's suffix is that of the first that it ends in.
+FORMATS = {
+    each.name: each
+    for each in (
+        Format("npy", ".npy", "leakycli.formats.npy", lambda path: is_stream(path), "npy", single=True, preallocated=True),
+        Format(
+            "npz",
+            ".npz",
+            "leakycli.formats.npz",
+            lambda path: not os.path.isdir(path) and _is_archive(path) and not is_zarr(path),
+            "npz",
+            holds_files=True,
+            checksummed=True,
+        ),
+        Format(
+            "zarr.zip",
+            ".zarr.zip",
+            "leakycli.formats.zarr",
+            lambda path: not os.path.isdir(path) and is_zarr(path),
+            "zarr",
+            packed=True,
+            nested=True,
+            marks_missing=True,
+        ),
+        Format(
+            "zarr",
+            ".zarr",
+            "leakycli.formats.zarr",
+            lambda path: is_zarr(path) or (os.path.isdir(path) and path.rstrip("/").lower().endswith(".zarr")),
+            "zarr",
+            folder=True,
+            nested=True,
+            marks_missing=True,
+        ),
+    )
+}
+
+#: Suffixes of the files that a folder is searched for.
+SUFFIXES = tuple(each.suffix for each in FORMATS.values())
+
+#: What `--to` takes.
+FAMILIES = tuple(dict.fromkeys(each.family for each in FORMATS.values()))
+
+
+def named_format(name: str) -> Format | None:
+    """The format that the suffix of `name`, a file's or a folder's, says."""
+    name = name.rstrip("/").lower()
+    return next((each for each in FORMATS.values() if name.endswith(each.suffix)), None)
+
+
+def is_folder_name(name: str) -> bool:
+    """Whether what has that name is a folder, by its suffix."""
+    found = named_format(name)
+    return found is not None and found.folder
+
+
+def dest_format(dest: str, to: str | None = None) -> Format:
     """The format of `dest`: what its suffix says, or `to` (by default "npy") for "-". Raises UsageError where they disagree."""
     check_path(dest)
-    if is_url(dest) and not dest.rstrip("/").lower().endswith(FORMATS["zarr"]):
-        raise UsageError(f"{shown(dest)}: only a Zarr store is written to a URL, and its name must end in {FORMATS['zarr']}")
+    found = named_format(dest)
+    if is_url(dest) and (found is None or not found.folder):
+        suffix = FORMATS["zarr"].suffix
+        raise UsageError(f"{shown(dest)}: only a Zarr store is written to a URL, and its name must end in {suffix}")
     if dest == "-":
-        if (to or "npy").startswith("zarr"):
+        found = FORMATS[to or "npy"]
+        if found.folder:
             raise UsageError("a Zarr store is many files and cannot go to standard output; name a destination")
-        return to or "npy"
-    for name, suffix in FORMATS.items():
-        if dest.rstrip("/").lower().endswith(suffix):
-            if to is not None and not name.startswith(to):
-                raise UsageError(f"{shown(dest)}: its suffix says {name}, --to says {to}; make them agree")
-            return name
-    raise UsageError(f"{shown(dest)}: a destination's suffix says its format; it must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
+        return found
+    if found is None:
+        rest = f"{', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}"
+        raise UsageError(f"{shown(dest)}: a destination's suffix says its format; it must end in {rest}")
+    if to is not None and found.family != to:
+        raise UsageError(f"{shown(dest)}: its suffix says {found.name}, --to says {to}; make them agree")
+    return found
 
 
-def create_target(path: str | Remote, format: str, layout: Layout, begun: bool = False, flush: bool = False) -> Target:
+def create_target(path: str | Remote, format: Format, layout: Layout, begun: bool = False, flush: bool = False) -> Target:
     """A target of that format that will be at `path` (a temporary name, whatever its suffix); "-" is standard output.
 
     begun: by an earlier run. flush: see `Target.ensure`. An empty file, or folder, may be there already.
@@ -198,64 +291,25 @@ def create_target(path: str | Remote, format: str, layout: Layout, begun: bool =
         from leakycli.formats.zarr import ZarrTarget
 
         return ZarrTarget(path, layout, begun=begun)
-    if format == "npy":
-        return NpyStreamTarget(1) if path == "-" else NpyTarget(path, flush)
-    if format == "npz":
-        from leakycli.formats.npz import Compressor, NpzTarget
-
-        return NpzTarget(path, Compressor.parse(layout.compressor), stream=1 if path == "-" else None, begun=begun, flush=flush)
-    from leakycli.formats.zarr import ZarrTarget
-
-    return ZarrTarget(path, layout, packed=format == "zarr.zip", begun=begun, flush=flush)
+    return format.code.create_target(path, format.packed, layout, begun, flush)
 
 
-def carries(format: str, layout: Layout, source: Source, member: Member) -> bool:
+def carries(format: Format, layout: Layout, source: Source, member: Member) -> bool:
     """Whether a member that is not transformed is read as an array and written as one: from one kind of format to another.
 
     Raises the member's problem, or UsageError, where it would have to be and cannot.
     """
-    if format == "npy":
+    if format.single:
         return False
-    family, own = format.removesuffix(".zip"), source.format.removesuffix(".zip")
-    if family == own:
-        if not format.startswith("zarr") or layout.zarr_format is None:
-            return False
-        from leakycli.formats.zarr import carries as translates
-
-        return translates(layout, source, member)
+    own = FORMATS[source.format].family
+    if format.family == own:
+        return format.code.carries(layout, source, member)
     if member.problem is not None:
         raise type(member.problem)(
-            f"{member.problem}; an array that is not chosen is copied, which this one cannot be from {own} to {family}: "
+            f"{member.problem}; an array that is not chosen is copied, which this one cannot be from {own} to {format.family}: "
             f"give DEST a name in .{own}, or in .npy for one array (--only)"
         )
     return member.array is not None
-
-
-def check_layout(format: str, layout: Layout) -> None:
-    """Raise UsageError for what that format does not have."""
-    if format.startswith("zarr"):
-        from leakycli.formats.zarr import check_compressor
-
-        check_compressor(layout.compressor)
-        return
-    for given, option in ((layout.chunks, "--chunks"), (layout.shards, "--shards"), (layout.zarr_format, "--zarr-format")):
-        if given is not None:
-            raise UsageError(f"{option} is for Zarr; a .{format} file has no chunks")
-    if format == "npy" and layout.compressor is not None:
-        raise UsageError("--compressor is for .npz and Zarr; a .npy file is not compressed")
-    if format == "npz":
-        from leakycli.formats.npz import Compressor
-
-        Compressor.parse(layout.compressor)
-
-
-def compresses(format: str, layout: Layout, source: Source, member: Member) -> bool:
-    """Whether a target of that format compresses `member`, and so writes it front to back."""
-    if format != "npz":
-        return False
-    from leakycli.formats.npz import Compressor
-
-    return Compressor.of(Compressor.parse(layout.compressor), source, member).compresses
 
 
 #: Samples of a file, bytes of each, and files of a folder that samples are taken of.
@@ -337,6 +391,7 @@ def is_small_file(path: str, most: int) -> bool:
 
 __all__ = [
     "DOCUMENTS",
+    "FAMILIES",
     "FORMATS",
     "MAGIC",
     "METADATA",
@@ -344,6 +399,7 @@ __all__ = [
     "ArrayInfo",
     "Begun",
     "Chunking",
+    "Format",
     "Layout",
     "Mask",
     "Member",
@@ -355,19 +411,18 @@ __all__ = [
     "behind_text",
     "carries",
     "changed",
-    "check_layout",
-    "compresses",
     "create_target",
     "dest_format",
     "fingerprint",
+    "is_folder_name",
     "is_regular",
     "is_small_file",
     "is_stream",
-    "is_unchanged",
     "is_url",
     "is_zarr",
     "located",
     "name_in",
+    "named_format",
     "open_source",
     "parse_options",
     "read",

@@ -18,14 +18,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from leakycli import stopping
-from leakycli.errors import CorruptError, LeakyError, SourceChangedError, StorageError, shown
+from leakycli.errors import CorruptError, LeakyError, SourceChangedError, StorageError, UsageError, shown
 from leakycli.function.rule import Rule
+from leakycli.options import Layout as Layout
 from leakycli.regions import Box, Index, Presence, Span
 
 Array = NDArray[Any]
 
 #: Names of the metadata documents of Zarr, in the order in which those of a node are written: none makes a node of what is not complete.
 METADATA = (".zattrs", ".zmetadata", ".zarray", ".zgroup", "zarr.json")
+
+#: What a folder has that is a Zarr array or group.
+DOCUMENTS = ("zarr.json", ".zarray", ".zgroup")
 
 #: How regions are told: `Span` of a flat buffer, `Box` of a chunk grid.
 Region = TypeVar("Region", bound=Span | Box, contravariant=True)
@@ -70,17 +74,6 @@ class Usage:
     stored: int
     units: int
     bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """How results are to be laid out, where not as their source is. Shapes in elements; see `Options`."""
-
-    chunks: Index | None = None
-    shards: Index | None = None
-    compressor: str | None = None
-    zarr_format: int | None = None
-    provenance: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -368,6 +361,13 @@ def copy_in_pieces(read: Callable[[int], bytes], write: Callable[[bytes], object
 def file_identity(found: os.stat_result) -> dict[str, Any]:
     """What tells a file from a changed one. Its time of change (ctime) cannot be set back, as that of its content can."""
     return {"bytes": found.st_size, "mtime_ns": found.st_mtime_ns, "ctime_ns": found.st_ctime_ns, "inode": found.st_ino}
+
+
+def check_unchunked(suffix: str, layout: Layout) -> None:
+    """Raise UsageError for what only Zarr has."""
+    for given, option in ((layout.chunks, "--chunks"), (layout.shards, "--shards"), (layout.zarr_format, "--zarr-format")):
+        if given is not None:
+            raise UsageError(f"{option} is for Zarr; a {suffix} file has no chunks")
 
 
 class FlatSource:

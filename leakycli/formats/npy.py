@@ -30,9 +30,19 @@ import numpy as np
 from numpy.lib import format as npy_format
 
 from leakycli import stopping, system
-from leakycli.errors import CorruptError, LeakyError, SourceChangedError, UnsupportedError, counted, shown, storage_error, visible
+from leakycli.errors import (
+    CorruptError,
+    LeakyError,
+    SourceChangedError,
+    UnsupportedError,
+    UsageError,
+    counted,
+    shown,
+    storage_error,
+    visible,
+)
 from leakycli.formats import kinds
-from leakycli.formats.base import Array, ArrayInfo, Begun, FlatSource, Member, Source, file_identity
+from leakycli.formats.base import Array, ArrayInfo, Begun, FlatSource, Layout, Member, Source, Target, check_unchunked, file_identity
 from leakycli.function.rule import Rule, refuse_unsupported
 from leakycli.regions import Index, Span
 from leakycli.system import open_own, sync_path
@@ -598,3 +608,35 @@ def is_stream(path: str) -> bool:
     except (OSError, ValueError):
         return False
     return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode) or stat.S_ISSOCK(mode)
+
+
+def open_source(path: str) -> Source:
+    """The `.npy` at `path`; "-" is standard input."""
+    return NpyStreamSource(path) if is_stream(path) else NpySource(path)
+
+
+def create_target(path: str, packed: bool, layout: Layout, begun: bool, flush: bool) -> Target:
+    """See `formats.create_target`."""
+    return NpyStreamTarget(1) if path == "-" else NpyTarget(path, flush)
+
+
+def check_layout(layout: Layout) -> None:
+    """Raise UsageError for what a `.npy` file does not have."""
+    check_unchunked(".npy", layout)
+    if layout.compressor is not None:
+        raise UsageError("--compressor is for .npz and Zarr; a .npy file is not compressed")
+
+
+def result_array(array: ArrayInfo, dtype: np.dtype[Any], layout: Layout, source: Source, member: Member) -> ArrayInfo:
+    """`array` as it is written, with values of `dtype`."""
+    return ArrayInfo(array.name, array.shape, dtype, array.fortran)
+
+
+def compresses(layout: Layout, source: Source, member: Member) -> bool:
+    """Nothing is compressed here."""
+    return False
+
+
+def carries(layout: Layout, source: Source, member: Member) -> bool:
+    """A member that is not transformed is copied as it is stored."""
+    return False

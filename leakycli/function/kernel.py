@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 from leakycli import system
 from leakycli.errors import UsageError
 from leakycli.function import reference
+from leakycli.function.alpha import ALPHA
 from leakycli.function.rule import Pass, Rule
 from leakycli.function.stats import BlockStats, Losses, NanError
 from leakycli.regions import stretches
@@ -140,7 +141,9 @@ def transform(x: Array, out: Array, rule: Rule) -> Losses:
     return kernel.take().losses
 
 
-def leaky_relu(x: ArrayLike, alpha: float = 0.2, dtype: DTypeLike | None = None, out: Array | None = None, nan: int | None = None) -> Array:
+def leaky_relu(
+    x: ArrayLike, alpha: float = ALPHA, dtype: DTypeLike | None = None, out: Array | None = None, nan: int | None = None
+) -> Array:
     """Leaky ReLU of `x`, as `tf.nn.leaky_relu` computes it.
 
     x: array of any shape, of floats (16, 32, 64 bits) or integers; 0-d and empty arrays are welcome. A masked array gives a masked array:

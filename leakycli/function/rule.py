@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from leakycli.errors import UnsupportedError, UsageError
+from leakycli.function.alpha import ALPHA, checked_alpha
 
 OUTPUTS = ("float16", "float32", "float64", "int32", "int64")
 
@@ -53,7 +54,7 @@ class Rule:
     fill: int | float | None = None
 
     @classmethod
-    def of(cls, source: DTypeLike, alpha: float = 0.2, dtype: DTypeLike | None = None, nan: int | None = None) -> Rule:
+    def of(cls, source: DTypeLike, alpha: float = ALPHA, dtype: DTypeLike | None = None, nan: int | None = None) -> Rule:
         """The rule for arrays of type `source`.
 
         Raises UnsupportedError for a source type that has no leaky ReLU, UsageError for an alpha that is not finite (also: not
@@ -73,9 +74,8 @@ class Rule:
             info = np.iinfo(dtype)
             if not info.min <= nan <= info.max:
                 raise UsageError(f"nan {nan} does not fit {dtype.name} ({info.min} to {info.max})")
-        if not math.isfinite(alpha):
-            raise UsageError(f"alpha must be a finite number, not {alpha}")
-        made = cls(float(alpha), source, dtype, nan)
+        alpha = checked_alpha(alpha)
+        made = cls(alpha, source, dtype, nan)
         if not math.isfinite(made.factor):
             raise UsageError(
                 f"alpha {alpha:g} is not finite in {made.compute.name}, to which it is rounded; choose a smaller alpha, or dtype float64"

@@ -14,13 +14,14 @@ from math import prod
 from typing import TYPE_CHECKING, Any, TextIO
 
 from leakycli.errors import CorruptError, LeakyError, shown, visible
+from leakycli.formats import FORMATS
 from leakycli.report import figure, words
 from leakycli.report.figure import Axis
 from leakycli.report.model import ArrayReport, Report
 
 if TYPE_CHECKING:
     from leakycli.api import SourceInfo
-    from leakycli.engine.job import PlannedArray, Preview
+    from leakycli.engine.preview import PlannedArray, Preview
     from leakycli.engine.verify import Comparison
     from leakycli.formats import ArrayInfo, Member, Usage
     from leakycli.report.model import Distribution
@@ -402,14 +403,14 @@ def _chunked(array: ArrayInfo, usage: Usage | None) -> dict[str, Any]:
 
 def render_info(values: dict[str, Any], stream: TextIO) -> None:
     """What `info_values` says; a hierarchy as a tree."""
-    size = words.size(values["bytes"]) if values["bytes"] is not None else "a stream" if values["format"] == "npy" else "size not known"
-    _say(stream, f"{values['path']}: {values['format']}, {size}")
-    zarr = values["format"].startswith("zarr")
+    own = FORMATS[values["format"]]
+    size = words.size(values["bytes"]) if values["bytes"] is not None else "a stream" if own.single else "size not known"
+    _say(stream, f"{values['path']}: {own.name}, {size}")
     lines = {array["name"]: _array_line(array) for array in values["arrays"]}
     lines |= {bad["name"]: f"{bad['kind']}: {bad['problem']}" for bad in values["unsupported"]}
-    lines |= {other: "group" if zarr else "no array" for other in values["others"] if other or not zarr}
-    for name in sorted(lines, key=lambda name: name.split("/")) if zarr else lines:
-        depth, label = (name.count("/"), name.rpartition("/")[2]) if zarr else (0, name)
+    lines |= {other: "group" if own.nested else "no array" for other in values["others"] if other or not own.nested}
+    for name in sorted(lines, key=lambda name: name.split("/")) if own.nested else lines:
+        depth, label = (name.count("/"), name.rpartition("/")[2]) if own.nested else (0, name)
         _say(stream, f"  {'  ' * depth}{f'{label}: ' if label else ''}{lines[name]}")
     for warning in values["warnings"]:
         _say(stream, f"warning: {warning}")

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from leakycli import Options, apply, info, verify
+from leakycli.engine import tasks
 from leakycli.errors import UsageError
 from leakycli.formats import ArrayInfo, Member
 from tests.cli.test_cli import Command, X, here, run
@@ -103,7 +104,7 @@ def test_a_name_in_any_form_means_its_array_and_no_other(
 )
 def test_a_pattern_means_something_or_is_an_error_that_lists_the_names(names: list[str], pattern: str, option: str) -> None:
     members = tuple(Member(name, name, ArrayInfo(name, (1,), np.dtype("f4"))) for name in names)
-    selection = chosen(option, pattern).selection
+    selection = tasks.selection(chosen(option, pattern))
     try:
         found = selection.choose(members, "in.npz")
     except UsageError as error:

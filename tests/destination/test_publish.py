@@ -21,18 +21,21 @@ import pytest
 
 from leakycli import Options, apply, leaky_relu, system
 from leakycli.cli import _run
-from leakycli.destination import journal
 from leakycli.destination.file import FileDestination
 from leakycli.engine import events
 from leakycli.errors import DifferenceError, LeakyError, SourceChangedError, StorageError, UsageError
 from leakycli.formats.base import ArrayInfo
 from leakycli.formats.npy import NpyTarget, header_bytes
+from leakycli.tuning import Tuning
 from tests.conftest import Run
 from tests.formats.test_bad_input import snapshot
 from tests.formats.test_npy import defined
 from tests.promises.test_signals import Held, X
 
 Hold = Callable[..., Held]
+
+#: What is done has its line in the journal at once.
+EAGER = Tuning(journal_seconds=0)
 
 SMALL = np.linspace(-1, 1, 1000, dtype=np.float32)
 
@@ -495,15 +498,14 @@ def test_room_for_a_large_result_is_set_aside_at_once(small_disk: Path) -> None:
     assert 512 * os.stat(path).st_blocks >= os.stat(path).st_size == len(header_bytes(info)) + info.nbytes
 
 
-def test_room_that_an_ended_run_holds_is_not_asked_for_again(large: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_room_that_an_ended_run_holds_is_not_asked_for_again(large: Path, small_disk: Path) -> None:
     """20 of 24 MB are held by what the run left: another 12 MB, which are to be written yet, would not fit."""
-    monkeypatch.setattr(journal, "EVERY", 0)
 
     def stop() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        apply("large.npy", "disk/out.npy", Options(workers=1), AtFirstRegion(stop))
+        apply("large.npy", "disk/out.npy", Options(workers=1, tuning=EAGER), AtFirstRegion(stop))
     assert apply("large.npy", "disk/out.npy", Options(workers=1, resume=True)).resumed
     assert np.array_equal(np.load(small_disk / "out.npy"), leaky_relu(np.load("large.npy")))
 
@@ -538,8 +540,6 @@ def test_room_that_is_gone_when_it_is_set_aside_is_an_error_at_once(small_disk: 
 def test_a_disk_that_fills_up_during_the_run_is_an_error_that_loses_nothing(
     large: Path, small_disk: Path, overwrite: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # What is done has its line before the disk is full.
-    monkeypatch.setattr(journal, "EVERY", 0)
     # As on a file system that does not set room aside.
     monkeypatch.setattr(system, "_RESERVED", math.inf)
     if overwrite:
@@ -552,7 +552,7 @@ def test_a_disk_that_fills_up_during_the_run_is_an_error_that_loses_nothing(
                 file.write(bytes(1 << 12))
 
     with pytest.raises(StorageError, match=r"disk/out\.npy.*: " + os.strerror(errno.ENOSPC)) as caught:
-        apply("large.npy", "disk/out.npy", Options(workers=1, overwrite=overwrite), AtFirstRegion(fill))
+        apply("large.npy", "disk/out.npy", Options(workers=1, overwrite=overwrite, tuning=EAGER), AtFirstRegion(fill))
     assert caught.value.exit_code == 1
     assert str(caught.value).isprintable()
     (small_disk / "filler").unlink()

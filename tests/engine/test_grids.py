@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leakycli.engine.plan import UNIT_BYTES, Codecs, FlatPlan, GridPlan
-from leakycli.engine.route import array_plan
+from leakycli.engine.plan import Codecs, FlatPlan, GridPlan
+from leakycli.engine.route import Terms, array_plan
 from leakycli.formats import ArrayInfo
 from leakycli.formats.base import Chunking
 from leakycli.formats.flat import runs
 from leakycli.regions import Box, Grid, Presence, Span, cuts
+from leakycli.tuning import Tuning
 
 LENGTHS = st.integers(0, 13)
 
@@ -118,7 +119,7 @@ def test_the_runs_of_a_box_are_its_elements_in_the_buffers_order(grid: Grid, for
 
 @pytest.mark.parametrize(("units", "joined"), [(1, 4), (256, 4), (320, 5), (1024, 16), (100_000, 16)])
 def test_regions_of_larger_arrays_are_larger(units: int, joined: int) -> None:
-    plan = FlatPlan.of("", units * (UNIT_BYTES // 4), (4, 4))
+    plan = FlatPlan.of("", units * (Tuning().unit_bytes // 4), (4, 4))
     assert plan.region == joined * plan.unit
     assert FlatPlan.of("", plan.size, (4, 4), ordered=(True, False)).region == plan.unit
 
@@ -139,6 +140,6 @@ def test_parts_of_a_flat_array_cover_it_once(size: int, itemsize: int, ordered: 
 def test_chunks_go_one_by_one_between_folders_and_many_at_once_behind_a_url() -> None:
     info = ArrayInfo("", (64, 64), np.dtype("f4"), False, Chunking((8, 8), None, "none"))
     for by_requests in (False, True):
-        plan = array_plan("", (info, info), (False, False), 0, by_requests=by_requests).fitted(2, 1 << 30)
+        plan = array_plan("", info, info, Terms(by_requests=by_requests)).fitted(2, 1 << 30)
         assert isinstance(plan, GridPlan)
         assert [len(list(plan.parts(region))) for region in plan.regions()] == ([1] if by_requests else [64])

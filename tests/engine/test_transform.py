@@ -19,6 +19,7 @@ from leakycli.engine.transform import Progress, run
 from leakycli.errors import CorruptError, LossError
 from leakycli.formats import ArrayInfo
 from leakycli.formats.npy import NpyTarget
+from leakycli.function.rule import Rule
 from leakycli.regions import Span
 from tests.formats.test_conformance import NOWHERE
 from tests.kit.observers import At
@@ -57,12 +58,12 @@ class Decoding:
 
 
 def ran(reader: Decoding, path: Path, dtype: str = "f4", workers: int = 2) -> Progress:
-    rule = Options(dtype=np.dtype(dtype).name).rule(reader.info, "x")
+    rule = Rule.of(reader.info.dtype, dtype=dtype)
     info = ArrayInfo("", reader.info.shape, rule.dtype)
     plan = FlatPlan.of("", info.size, (reader.info.dtype.itemsize, rule.dtype.itemsize), ordered=(True, False))
     writer = NpyTarget(str(path)).writer(info, *NOWHERE)
     with local_executor(workers, plan.count) as executor:
-        return run(plan, rule, (reader, writer), executor, workers, lambda region, result: None)
+        return run(plan, rule, reader, writer, executor, workers, lambda region, result: None)
 
 
 def test_what_is_committed_does_not_wait_for_what_is_fetched(tmp_path: Path) -> None:

@@ -109,8 +109,9 @@ def test_many_small_files_with_one_that_is_broken(tmp_path: Path) -> None:
     assert done.returncode == 6
     assert "in/31.npy" in done.stderr
     assert "1 of 50 sources failed" in done.stderr
-    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    *lines, last = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line["source"]["path"] if "tool" in line else line["source"] for line in lines] == names
+    assert (last["total"]["done"], last["total"]["failed"]) == (49, 1)
     assert all(line["parameters"]["alpha"] == 0.2 and line["command"][1] == "apply" for line in lines if "tool" in line)
     for i in set(range(50)) - {31}:
         y = np.load(tmp_path / "out" / f"{i:02}.npy")

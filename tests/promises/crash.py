@@ -35,15 +35,12 @@ import leakycli
 import leakycli.formats.npz
 import leakycli.formats.zarr
 from leakycli import Options
-from leakycli.destination import journal, rename
-from leakycli.engine import job, plan
+from leakycli.destination import rename
+from leakycli.tuning import Tuning
 from tests.kit.processes import ended, forked
 
 #: Small arrays in many regions, and a line for each.
-job.SMALL = 0
-plan.UNIT_BYTES = 1 << 12
-plan.REGION_UNITS = 2
-plan.REGION_BYTES = 1 << 13
+TUNING = Tuning(small_bytes=0, unit_bytes=1 << 12, region_units=2, region_bytes=1 << 13, journal_seconds=0, journal_seconds_flushed=0)
 SHAPE = (96, 256)
 
 
@@ -104,8 +101,7 @@ def run(case: Case, source: Path, kill_at: int | None = None, count_to: str | No
         if case.plain:
             rename._rename_flagged = lambda *_, **__: errno.ENOSYS
         counted = _watched(kill_at)
-        journal.EVERY = journal.EVERY_FLUSHED = 0
-        leakycli.apply(str(source / case.source), case.dest, case.options)
+        leakycli.apply(str(source / case.source), case.dest, replace(case.options, tuning=TUNING))
         if count_to is not None:
             changes = counted()
             Path(count_to).write_text(str(changes))

@@ -20,15 +20,11 @@ import numpy as np
 import zarr
 
 from leakycli import Options, apply, leaky_relu, system
-from leakycli.destination import journal
-from leakycli.engine import events, job, plan
+from leakycli.engine import events
 from leakycli.errors import StorageError
+from leakycli.tuning import Tuning, using
 
-job.SMALL = 0
-plan.UNIT_BYTES = 1 << 14
-plan.REGION_UNITS = 2
-plan.REGION_BYTES = 1 << 15
-journal.EVERY = 0
+TUNING = Tuning(small_bytes=0, unit_bytes=1 << 14, region_units=2, region_bytes=1 << 15, journal_seconds=0)
 # As on a file system that does not set room aside.
 system._RESERVED = 1 << 62
 
@@ -137,4 +133,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with using(TUNING):
+        main()

@@ -26,7 +26,7 @@ from leakycli.errors import CorruptError, DifferenceError, StorageError, UsageEr
 from leakycli.function.kernel import Kernel
 from leakycli.function.rule import Rule
 from leakycli.function.stats import BlockStats
-from tests.conftest import Run
+from tests.conftest import SMALL, Run
 from tests.kit.observers import StopAfter, Stopped
 
 X = np.random.default_rng(9).standard_normal((64, 512)).astype("f4")
@@ -209,10 +209,9 @@ def test_what_was_given_up_is_not_said_to_be_kept(here: Path, monkeypatch: pytes
 
 
 def test_a_journal_of_another_version_is_not_relied_on(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal, "FORMAT", 99)
-    stop("in.npy", "out.npy")
-    monkeypatch.undo()
-    os.chdir(here)
+    with monkeypatch.context() as patched:
+        patched.setattr(journal, "FORMAT", 99)
+        stop("in.npy", "out.npy")
     assert not apply("in.npy", "out.npy", Options(resume=True)).resumed
 
 
@@ -422,7 +421,7 @@ def test_the_sample_comes_back_from_the_lines_that_were_written(regions: list[li
 def test_a_line_that_cannot_be_written_whole_is_not_written_at_all(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = os.open("lines", os.O_RDWR | os.O_CREAT)
     try:
-        kept = journal.Journal(lines, flush=False)
+        kept = journal.Journal(lines, flush=False, tuning=SMALL)
         kept.begin({"a": 1}, 100, {})
         kept.member("a", None, "", lambda: None, 10)
         size, whole = os.fstat(lines).st_size, os.write

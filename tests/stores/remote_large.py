@@ -112,7 +112,7 @@ def main() -> int:
 
 
 def leakycli_size(text: str) -> int:
-    from leakycli.engine.plan import parse_size
+    from leakycli.arguments import parse_size
 
     return parse_size(text)
 

@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 
 import leakycli
 from leakycli import Options
-from leakycli.engine import plan
 from leakycli.errors import CorruptError, LeakyError, LossError, SourceChangedError, StorageError, UsageError, redacted, visible
 from leakycli.formats import parse_options
 from leakycli.stores import remote
+from leakycli.tuning import Tuning
 from tests.conftest import Run
 from tests.kit.remote import SECRET, Proxy, Server, environment, s3_server, some, web_server
 
@@ -287,9 +287,8 @@ def test_a_run_that_was_ended_is_gone_on_from(
     with Proxy(server, slow) as proxy:
         ask(proxy.endpoint, monkeypatch)
         code = (
-            "from leakycli.destination import journal; from leakycli.engine import plan; journal.EVERY = 0; "
-            "plan.REGION_BYTES = plan.UNIT_BYTES = 2400; "
-            "from leakycli.cli import main; main()"
+            "from leakycli.cli import main; from leakycli.tuning import Tuning, using\n"
+            "with using(Tuning(journal_seconds=0, region_bytes=2400, unit_bytes=2400)): main()"
         )
         command = [sys.executable, "-c", code, "apply", "a.zarr", dest, "--workers", "2", *(("--chunks", chunks) if chunks else ())]
         process = subprocess.Popen(command, stderr=subprocess.PIPE)
@@ -434,9 +433,9 @@ def test_a_web_server_without_ranges_gives_shards_whole(tmp_path: Path, monkeypa
 def test_a_web_server_without_ranges_gives_parts_of_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     web_hierarchy(tmp_path, monkeypatch)
     # As where memory is short, or shards are large.
-    monkeypatch.setattr(plan, "MOST_JOINED", 1)
+    tuning = Tuning(most_joined=1)
     with web_server(tmp_path) as web:
-        leakycli.apply(f"{web}/a.zarr/sharded", "y.zarr", Options(chunks=(7, 11)))
+        leakycli.apply(f"{web}/a.zarr/sharded", "y.zarr", Options(chunks=(7, 11), tuning=tuning))
         assert np.asarray(zarr.open_array("y.zarr", mode="r")[...]).tobytes() == Y.tobytes()
 
 

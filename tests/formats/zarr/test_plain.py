@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 
 import leakycli
 from leakycli import Options, leaky_relu, system
-from leakycli.engine import plan
 from leakycli.engine.job import Job
 from leakycli.errors import CorruptError, SourceChangedError, UsageError
 from leakycli.formats import open_source
 from leakycli.formats.zarr.place import FolderPlace
 from leakycli.regions import Box
+from leakycli.tuning import Tuning
 from tests.conftest import Run
 from tests.kit.observers import At
 
@@ -100,14 +100,14 @@ def test_any_box_is_read(store: tuple[Array, tuple[int, ...], int, Any, Any], da
 
 @pytest.mark.parametrize("region_bytes", [1, 1 << 20])
 @pytest.mark.parametrize("chunks", list(itertools.product((1, 3, 7), (2, 5, 11))))
-def test_other_chunks_are_cut_right(chunks: tuple[int, int], region_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "REGION_BYTES", region_bytes)
+def test_other_chunks_are_cut_right(chunks: tuple[int, int], region_bytes: int, tmp_path: Path) -> None:
+    tuning = Tuning(region_bytes=region_bytes)
     x = np.random.default_rng(1).standard_normal((7, 11)).astype("f4")
     source = made(tmp_path / "in.zarr", x, (3, 4), 3, 0)
-    leakycli.apply(str(source), str(tmp_path / "out.zarr"), Options(chunks=chunks))
+    leakycli.apply(str(source), str(tmp_path / "out.zarr"), Options(chunks=chunks, tuning=tuning))
     made(tmp_path / "expected.zarr", leaky_relu(x), chunks, 3, 0)
     assert chunks_in(tmp_path / "out.zarr") == chunks_in(tmp_path / "expected.zarr")
-    leakycli.apply(str(source), str(tmp_path / "out.npy"))
+    leakycli.apply(str(source), str(tmp_path / "out.npy"), Options(tuning=tuning))
     assert np.load(tmp_path / "out.npy").tobytes() == leaky_relu(x).tobytes()
 
 
