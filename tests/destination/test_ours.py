@@ -433,10 +433,7 @@ def test_one_of_many_small_files_is_published_where_no_file_gets_a_second_name(
     def refuse(*_: Any, **named: Any) -> None:
         raise OSError(code, os.strerror(code))
 
-    from leakycli.engine import job
-
     np.save("small.npy", X[:4])
-    monkeypatch.setattr(job, "SMALL", 1 << 20)
     monkeypatch.setattr(os, "link", refuse)
     monkeypatch.setattr(rename, "_rename_flagged", lambda *_, **__: errno.EINVAL)
     apply("small.npy", "out.npy")
