@@ -633,7 +633,7 @@ import os, sys
 import leakycli.api, leakycli.cli.where, leakycli.cli.apply, leakycli.cli.info, leakycli.progress, leakycli.cli.verify
 import leakycli.engine.verify, leakycli.report.terminal, leakycli.formats.npz
 from leakycli.cli import _run
-import rich.console, rich.table, json, concurrent.futures.thread
+import json, concurrent.futures.thread
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
