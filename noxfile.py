@@ -78,7 +78,6 @@ def remote(session: nox.Session) -> None:
     """The tests of URLs, against servers on loopback."""
     session.install(".[test,remote-tests]")
     session.run(*PYTEST, "tests/stores", *session.posargs)
-    session.run(*PYTEST, "tests/docs", "-k", "S3")
 
 
 @nox.session

@@ -14,6 +14,7 @@ import stat
 from types import TracebackType
 from typing import Any
 
+from leakycli import stopping
 from leakycli.destination.base import FILE_MODE, FOLDER_MODE, Destination, LockedDestination
 from leakycli.destination.journal import Past, Published
 from leakycli.destination.names import Names, check_destination, folder_wanted, missing_bytes, resolve
@@ -170,22 +171,24 @@ class FileDestination(LockedDestination):
     def prepare(self, fingerprint: dict[str, Any], total: int, spool: bool) -> None:
         """Everything is made empty, and the journal says what it is, before anything is written."""
         self._working = True
-        wanted = {"partial": self._is_folder} | ({"folder": True} if self._packed else {}) | ({"spool": False} if spool else {})
-        for role, folder in wanted.items():
-            if role in self._made:
-                continue
-            path = self.names.made[role]
-            self._make(path, folder)
-            proof = identity(path)
-            assert proof is not None
-            self._made[role] = proof
-            if self.flushes:
-                sync_path(path)
-            if self.past is not None:
-                self.journal.made(role, proof)
-        self.flush_folder()
-        if self.past is None:
-            self.journal.begin(fingerprint, total, self._made)
+        # A signal between making something and recording it would leave what nobody knows to be ours.
+        with stopping.guarded():
+            wanted = {"partial": self._is_folder} | ({"folder": True} if self._packed else {}) | ({"spool": False} if spool else {})
+            for role, folder in wanted.items():
+                if role in self._made:
+                    continue
+                path = self.names.made[role]
+                self._make(path, folder)
+                proof = identity(path)
+                assert proof is not None
+                self._made[role] = proof
+                if self.flushes:
+                    sync_path(path)
+                if self.past is not None:
+                    self.journal.made(role, proof)
+            self.flush_folder()
+            if self.past is None:
+                self.journal.begin(fingerprint, total, self._made)
 
     def _make(self, path: str, folder: bool) -> None:
         """Make an empty file or folder with the permissions of the result, and never with wider ones. Raises StorageError."""

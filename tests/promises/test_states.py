@@ -90,7 +90,7 @@ def values(dest: str) -> Any:
         return np.load(dest)
 
     def read() -> None:
-        found = zarr.open_array(dest, mode="r")
+        found = zarr.open_array(zarr.storage.ZipStore(dest, mode="r") if dest.endswith(".zip") else dest, mode="r")
         np.save("values.npy", found[...])
 
     assert ended(forked(read)) == 0, Path("said").read_text()
